@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import sparse
 
-from lsrl.backends.units import GATES, LINEAR, Curves, Handed, Sums, Units, left_over
+from lsrl.backends.units import LINEAR, Curves, Handed, Sums, Units, left_over
 from lsrl.ir.numbers import Array
 
 # Segments in which a function may be other than 0, for each edge that it takes the place of.
@@ -97,9 +97,9 @@ def curved(units: Units) -> Units:
         units.forward.tocoo(copy=False),
         units.back.tocoo(copy=False),
     )
-    read = edges.col // GATES
+    read = edges.col // units.gates
     told = ramps.there[edges.row] & ~ramps.there[read]
-    keys = ramps.root[edges.row] * (GATES * units.count) + edges.col
+    keys = ramps.root[edges.row] * (units.gates * units.count) + edges.col
     # What a target reads of the unit itself is a part of the function.
     told |= ~ramps.there[edges.row] & np.isin(keys, np.unique(keys[told]))
     own = np.flatnonzero(told)
@@ -108,14 +108,14 @@ def curved(units: Units) -> Units:
     if not len(own):
         return units
     functions, pair, sizes = np.unique(keys[own], return_inverse=True, return_counts=True)
-    roots, targets = np.divmod(functions, GATES * units.count)
+    roots, targets = np.divmod(functions, units.gates * units.count)
     terms = ramps.terms(edges.row[own], edges.data[own])
     # A ReLU that reads nothing else is shut wherever its function is below 0: it may as well be 0.
-    readers = targets // GATES
+    readers = targets // units.gates
     alone = (units.kinds[readers] == LINEAR) & (units.lows[readers] == 0)
     alone &= np.bincount(read, minlength=units.count)[readers] == sizes
-    alone &= ~np.isin(readers, later.col // GATES)
-    bias = units.bias[np.divmod(targets, GATES)]
+    alone &= ~np.isin(readers, later.col // units.gates)
+    bias = units.bias.ravel()[targets]
     pieces, cut = _cut(_pieces(terms, pair), bias, alone)
     good, levels, curves = _laid_out(pieces, roots, targets, sizes)
     rest = np.ones(edges.nnz, bool)
@@ -126,7 +126,7 @@ def curved(units: Units) -> Units:
     if kept.all():
         return units
     biases = units.bias.copy()
-    np.add.at(biases, np.divmod(targets[good], GATES), np.where(cut, levels - bias, levels)[good])
+    np.add.at(biases.ravel(), targets[good], np.where(cut, levels - bias, levels)[good])
     forward = sparse.coo_array((edges.data[rest], (edges.row[rest], edges.col[rest])), edges.shape)
     hidden = any(leaf.field == "hidden" for leaf in units.leaves)
     sums = _sums(terms, pair, good & cut & hidden, readers, bias)
@@ -155,10 +155,10 @@ def _sums(terms: Handed, of: Array, which: Array, units: Array, bias: Array) -> 
 def _ramps(units: Units) -> _Ramps:
     """Units that one other drives, by a power of two, so that products are exact, and its ReLU."""
     count, edges, later = units.count, units.forward.tocoo(copy=False), units.back.tocoo(copy=False)
-    read = edges.col // GATES
+    read = edges.col // units.gates
     one = (units.kinds == LINEAR) & (units.lows == 0) & (np.bincount(read, minlength=count) == 1)
     # What the next token reads of a unit is part of the state, which the other one's may not tell.
-    one[later.col // GATES] = one[later.row] = False
+    one[later.col // units.gates] = one[later.row] = False
     one[units.readout : units.readout + units.outputs] = False
     alone = np.flatnonzero(one[read] & (np.abs(np.frexp(edges.data)[0]) == 0.5))
     left, source, weight = read[alone], np.arange(count), np.ones(count)

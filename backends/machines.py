@@ -77,7 +77,7 @@ class Wired:
         self.number = np.dtype(np.float64 if dtype == "float64" else np.float32)
         self.engine: Any = engine or importlib.import_module("lsrl.backends.events")
         self.compiled = bool(self.engine.COMPILED)
-        self.gates = GATES if units.gated else 1
+        self.gates = units.gates
         forgetful = self._forgetful()
         self.forgetful = np.flatnonzero(forgetful)
         self.lows = np.where(forgetful, 0.0, units.lows)
@@ -106,7 +106,7 @@ class Wired:
         segments["begin"], segments["origin"] = curves.begins, curves.origins
         segments["first"], segments["last"] = curves.ends[:-1], curves.ends[1:]
         pieces = np.zeros(len(curves.drives), PIECE)
-        pieces["to"] = curves.drives % GATES * units.count + curves.drives // GATES
+        pieces["to"] = curves.drives % self.gates * units.count + curves.drives // self.gates
         pieces["slope"], pieces["base"] = curves.slopes, curves.bases
         some = np.any([also[f"last_{kind}"] > also[f"first_{kind}"] for kind in KINDS], axis=0)
         fresh["more"][some] = np.arange(1, 1 + np.count_nonzero(some))
@@ -208,10 +208,10 @@ class Wired:
         found = np.asarray(forward @ values)
         found += back @ values
         found += units.curves.at(values, len(found))
-        found = found.reshape(-1, GATES)
-        found[:, : units.bias.shape[1]] += units.bias
+        found = found.reshape(-1, units.gates)
+        found += units.bias
         found[units.kinds == GRU, :TURNED] *= -1
-        return np.asarray(found[:, : self.gates].T.ravel())
+        return np.asarray(found.T.ravel())
 
     def bars(self, values: Array) -> Array:
         """(drives,) of units that show these values (units,) and are not listed."""
@@ -235,7 +235,7 @@ class Wired:
         """Edges one by one, and `many` or more at once: each with where a unit's begin and end."""
         count = self.units.count
         found = matrix.tocoo(copy=False)
-        unit, gate = np.divmod(found.col, GATES)
+        unit, gate = np.divmod(found.col, self.gates)
         turned = (self.units.kinds[unit] == GRU) & (gate < TURNED)
         weights = np.where(turned, -found.data, found.data)
         entries = weights, gate * count + unit, matrix.indptr

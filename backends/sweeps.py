@@ -15,7 +15,7 @@ import numpy as np
 from scipy import sparse
 
 from lsrl.backends.events import COMPILED, compiled
-from lsrl.backends.units import GATES, PRODUCT, Units
+from lsrl.backends.units import PRODUCT, Units
 from lsrl.ir.numbers import Array
 
 # What makes a row: edges; a product of two rows; a table of ids; or a ramp of ids.
@@ -327,17 +327,18 @@ class Sweep:
                 rows[row]["bias"], rows[row]["slope"] = ramp
             said.setdefault(target, []).append(row)
         edges: list[tuple[int, float]] = []
+        gates = units.gates
         for unit in range(inputs, units.count):
             row = rows[place[unit]]
-            own = [(row_, 1.0) for row_ in said.get(GATES * unit, [])]
-            own += [(int(place[source]), weight) for source, weight in forward[GATES * unit]
+            own = [(row_, 1.0) for row_ in said.get(gates * unit, [])]
+            own += [(int(place[source]), weight) for source, weight in forward[gates * unit]
                     if place[source] >= 0]  # fmt: skip
             row["bias"], row["low"] = units.bias[unit, 0], units.lows[unit]
             if units.kinds[unit] == PRODUCT:
-                (other,) = forward[GATES * unit + 1]
+                (other,) = forward[gates * unit + 1]
                 row["kind"], row["first"], row["last"] = MULTIPLIED, own[0][0], place[other[0]]
                 continue
-            past = [(int(place[source]), weight) for source, weight in back[GATES * unit]]
+            past = [(int(place[source]), weight) for source, weight in back[gates * unit]]
             row["first"], row["middle"] = len(edges), len(edges) + len(own)
             edges += own + past
             row["last"] = len(edges)
@@ -445,7 +446,8 @@ def possible(units: Units) -> bool:
     if units.cells or not 0 < rows <= MOST_ROWS or len(units.slots) > MOST_ROWS:
         return False
     product = np.flatnonzero(units.kinds == PRODUCT)
-    both = units.drives[np.concatenate([GATES * product, GATES * product + 1])]
+    gates = units.gates
+    both = units.drives[np.concatenate([gates * product, gates * product + 1])]
     alone_ = (np.diff(both.indptr) == 1).all() and (both.data == 1).all()
     unbiased = not units.bias[product].any()
     ids = np.array([slot.first for slot in units.slots if slot.token])
@@ -462,9 +464,7 @@ def _taken(array: Array) -> Array:
 
 def _by_row(matrix: sparse.csr_array) -> dict[int, list[tuple[int, float]]]:
     """Of each drive that edges lead to, their sources and weights."""
-    found: dict[int, list[tuple[int, float]]] = {
-        GATES * unit + gate: [] for unit in range(matrix.shape[0]) for gate in range(GATES)
-    }
+    found: dict[int, list[tuple[int, float]]] = {drive: [] for drive in range(matrix.shape[1])}
     entries = matrix.tocoo()
     for source, drive, weight in zip(entries.row, entries.col, entries.data, strict=True):
         found[int(drive)].append((int(source), float(weight)))

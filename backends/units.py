@@ -176,7 +176,7 @@ class Curves(NamedTuple):
       begins: (segments,) from where on, -inf of a unit's first one.
       origins: (segments,) where bases are told.
       ends: (segments + 1,) where what is told of each begins.
-      drives: (told,) GATES * unit + drive, that it is added to.
+      drives: (told,) gates * unit + drive, that it is added to.
       slopes: (told,) of each.
       bases: (told,) of each.
     """
@@ -221,9 +221,9 @@ class Units:
       slots: what is read.
       kinds: (units,) of each.
       lows: (units,) below which its value is 0: 0 of a ReLU, else -inf.
-      bias: (units, GATES); (units, 1) if no unit has more than one drive.
+      bias: (units, gates).
       starts: (stages + 1,) the first unit of each stage.
-      forward: (units, GATES * units), entry [source, GATES * target + drive].
+      forward: (units, gates * units), entry [source, gates * target + drive].
       back: the same, to the next token.
       leaves: of the state.
       readout: the first output.
@@ -254,10 +254,15 @@ class Units:
         """Of units."""
         return len(self.kinds)
 
-    @cached_property
+    @property
+    def gates(self) -> int:
+        """Drives of a unit: GATES, but 1 where no unit has more than one."""
+        return int(self.bias.shape[1])
+
+    @property
     def gated(self) -> bool:
         """Whether a unit has more than one drive."""
-        return bool((self.kinds != LINEAR).any())
+        return self.gates > 1
 
     @cached_property
     def entries(self) -> tuple[tuple[int | slice, int], ...]:
@@ -282,7 +287,7 @@ class Units:
 
     @cached_property
     def turned(self) -> tuple[sparse.csc_array, sparse.csc_array]:
-        """Forward and back as (GATES * units, units), of the same numbers in memory."""
+        """Forward and back as (gates * units, units), of the same numbers in memory."""
         return self.forward.T, self.back.T
 
     @cached_property
@@ -335,12 +340,16 @@ class _Builder:
         self.connect(sources, GATES * between, shared)
         self.connect(np.concatenate([sources, between]), targets, rest)
 
+    @property
+    def gates(self) -> int:
+        """As `Units.gates`; while units are put together there is room for all of them."""
+        return GATES if any((kinds != LINEAR).any() for kinds in self.kinds) else 1
+
     def bias(self) -> Array:
         """Of all units, as `Units.bias`."""
-        drives = GATES if any(kinds.any() for kinds in self.kinds) else 1
-        held = np.zeros((self.count, drives))
+        held = np.zeros((self.count, self.gates))
         for first, bias in self.biases:
-            held[first : first + len(bias), : bias.shape[1]] = bias[:, :drives]
+            held[first : first + len(bias), : bias.shape[1]] = bias
         return held
 
     def matrix(self, back: bool) -> sparse.csr_array:
@@ -352,7 +361,9 @@ class _Builder:
             for part, kind in zip(zip(*parts, strict=True), kinds, strict=True)
         )
         del parts
-        shape = (self.count, GATES * self.count)
+        if self.gates == 1:
+            columns //= GATES
+        shape = (self.count, self.gates * self.count)
         return csr(sparse.coo_array((weights, (rows, columns)), shape=shape))
 
 
@@ -502,7 +513,7 @@ def _cells(
     recurrent = csr(layer.recurrent)
     count = recurrent.shape[0]
     sources, inputs = _factored(made, sources, inputs)
-    drives = np.zeros((count, GATES))
+    drives = np.zeros((count, 1 + max(cell.inputs)))
     drives[:, list(cell.inputs)] = bias.reshape(len(cell.inputs), count).T
     own = made.add(count, cell.kind, cell.relu, drives)
     made.connect(sources, np.concatenate([GATES * own + gate for gate in cell.inputs]), inputs)
@@ -518,17 +529,18 @@ def shortened(units: Units) -> Units:
     So a value that a network carries over many layers is looked at once. Weights are powers of two,
     so that products of them are exact.
     """
-    count, edges, later = units.count, units.forward.tocoo(copy=False), units.back.tocoo(copy=False)
+    count, gates = units.count, units.gates
+    edges, later = units.forward.tocoo(copy=False), units.back.tocoo(copy=False)
     kept, source, scale, offset = _handed(units, edges, later)
     if kept.all():
         return units
     bias = units.bias.copy()
 
     def moved(matrix: sparse.coo_array) -> sparse.coo_array:
-        known = kept[matrix.col // GATES]
+        known = kept[matrix.col // gates]
         row, column, data = matrix.row[known], matrix.col[known], matrix.data[known]
         of = np.flatnonzero(offset[row])
-        np.add.at(bias, np.divmod(column[of], GATES), data[of] * offset[row[of]])
+        np.add.at(bias.ravel(), column[of], data[of] * offset[row[of]])
         data *= scale[row]
         return sparse.coo_array((data, (source[row], column)), matrix.shape)
 
@@ -553,17 +565,17 @@ def left_over(
       curves: of those that are left.
       sums: of those that are left.
     """
-    count, left = len(kept), int(kept.sum())
+    count, left, gates = len(kept), int(kept.sum()), units.gates
     number = np.empty(count, np.int32)
     number[kept], number[~kept] = np.arange(left), np.arange(count - left)
 
     def renumbered(drives: Array) -> Array:
-        return np.asarray(GATES * number[drives // GATES] + drives % GATES)
+        return np.asarray(gates * number[drives // gates] + drives % gates)
 
     def between(matrix: sparse.coo_array) -> sparse.csr_array:
-        known = kept[matrix.row] & kept[matrix.col // GATES]
+        known = kept[matrix.row] & kept[matrix.col // gates]
         place = number[matrix.row[known]], renumbered(matrix.col[known])
-        return csr(sparse.coo_array((matrix.data[known], place), (left, GATES * left)))
+        return csr(sparse.coo_array((matrix.data[known], place), (left, gates * left)))
 
     def told(handed: Handed) -> Handed:
         return handed._replace(units=number[handed.units])
@@ -603,10 +615,10 @@ def _handed(
       edges: to later stages.
       later: to the next token.
     """
-    count, read = units.count, edges.col // GATES
+    count, read = units.count, edges.col // units.gates
     one = (units.kinds == LINEAR) & (np.bincount(read, minlength=count) == 1)
     # What the next token reads of a unit is part of the state, which the other one's may not tell.
-    one[later.col // GATES] = one[later.row] = False
+    one[later.col // units.gates] = one[later.row] = False
     one[units.readout : units.readout + units.outputs] = False
     alone = np.flatnonzero(one[read] & (np.abs(np.frexp(edges.data)[0]) == 0.5))
     own = read[alone]

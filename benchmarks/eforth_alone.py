@@ -10,7 +10,7 @@ import json
 import sys
 import time
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -221,7 +221,7 @@ if __name__ == "__main__":
     if command == "start":
         measure_start(Path(given[0]), float(given[1]))
     else:
-        measured = {
+        measured: dict[str, Callable[..., None]] = {
             "compile": measure_compile,
             "plain": measure_without_numba,
             "session": run_session,

@@ -252,8 +252,8 @@ def test_what_ramps_make_of_a_number(target: str, seed: int, plain: ModuleType) 
 
 def driven(units: Units, shown: Array) -> Array:
     """(units,) by what they are driven, of one drive each, where all show so much."""
-    found = units.drives @ shown + units.curves.at(shown, GATES * units.count)
-    return np.asarray(found[::GATES] + units.bias[:, 0])
+    found = units.drives @ shown + units.curves.at(shown, units.gates * units.count)
+    return np.asarray(found[:: units.gates] + units.bias[:, 0])
 
 
 @pytest.mark.parametrize("program", [machines.subleq, ramps(0)], ids=["computer", "ramps"])
