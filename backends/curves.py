@@ -12,7 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy import sparse
 
-from lsrl.backends.units import LINEAR, Curves, Handed, Sums, Units, left_over
+from lsrl.backends.shortening import left_over
+from lsrl.backends.units import LINEAR, Curves, Handed, Sums, Units
 from lsrl.ir.numbers import Array
 
 # Segments in which a function may be other than 0, for each edge that it takes the place of.

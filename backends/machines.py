@@ -31,6 +31,7 @@ from lsrl.backends.records import (
     edge_of,
     records,
 )
+from lsrl.backends.shortening import shortened
 from lsrl.backends.units import (
     GATES,
     GRU,
@@ -39,7 +40,6 @@ from lsrl.backends.units import (
     PRODUCT,
     Handed,
     Stack,
-    shortened,
     units_of,
 )
 from lsrl.ir.numbers import Array

@@ -8,13 +8,12 @@ times one another share a linear unit that adds them up once.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import sparse
-from scipy.sparse.csgraph import connected_components
 
+from lsrl.backends.factors import csr, factor
 from lsrl.ir.numbers import Array
 from lsrl.parameters import Parameter
 
@@ -22,13 +21,6 @@ from lsrl.parameters import Parameter
 LINEAR, PRODUCT, LSTM, GRU = range(4)
 # Drives of a unit.
 GATES = 4
-# Edges that a unit more has to save, beside its own.
-GAIN = 8
-# Sources are of one group if so much of what reads one of them reads both, of targets that read no
-# more than so many.
-ALIKE, MOST_READ = 0.25, 128
-# Pairs of sources that are looked at together.
-PAIRS = 1 << 16
 
 
 class Cell(NamedTuple):
@@ -372,17 +364,6 @@ def _number_of(units: int) -> np.dtype[np.signedinteger[Any]]:
     return np.dtype(np.int32 if GATES * units < 2**31 else np.int64)
 
 
-def csr(matrix: object) -> sparse.csr_array:
-    """As csr of float64, without zeros, each entry once, in order."""
-    if isinstance(matrix, np.ndarray):
-        matrix = np.asarray(matrix, np.float64)
-    own = isinstance(matrix, sparse.csr_array)
-    found = sparse.csr_array(matrix, dtype=np.float64, copy=own)
-    found.sum_duplicates()
-    found.eliminate_zeros()
-    return found
-
-
 def units_of(stack: Stack) -> Units:
     """The units of a network."""
     made = _Builder()
@@ -521,225 +502,6 @@ def _cells(
     made.connect(own, targets, recurrent, back=True)
     held = [Leaf(own, "memory")] if cell.memory else []
     return own, [*held, Leaf(own, "value")]
-
-
-def shortened(units: Units) -> Units:
-    """The same without units that hand on what one other shows: what reads them reads that one.
-
-    So a value that a network carries over many layers is looked at once. Weights are powers of two,
-    so that products of them are exact.
-    """
-    count, gates = units.count, units.gates
-    edges, later = units.forward.tocoo(copy=False), units.back.tocoo(copy=False)
-    kept, source, scale, offset = _handed(units, edges, later)
-    if kept.all():
-        return units
-    bias = units.bias.copy()
-
-    def moved(matrix: sparse.coo_array) -> sparse.coo_array:
-        known = kept[matrix.col // gates]
-        row, column, data = matrix.row[known], matrix.col[known], matrix.data[known]
-        of = np.flatnonzero(offset[row])
-        np.add.at(bias.ravel(), column[of], data[of] * offset[row[of]])
-        data *= scale[row]
-        return sparse.coo_array((data, (source[row], column)), matrix.shape)
-
-    none = np.full(count, np.inf)
-    shown = Handed(source, scale, offset, -none, none)
-    return left_over(units, kept, (moved(edges), moved(later)), bias, shown, shown)
-
-
-def left_over(
-    units: Units, kept: Array, edges: tuple[sparse.coo_array, sparse.coo_array], bias: Array,
-    shown: Handed, driven: Handed, curves: Curves = NO_CURVES, sums: Sums = NO_SUMS,
-) -> Units:  # fmt: skip
-    """Some of all units.
-
-    Args:
-      units: all.
-      kept: (units,) whether each is left.
-      edges: forward and back, of which those between units that are left stay.
-      bias: as theirs.
-      shown: what all of them show, told by those that are left.
-      driven: what drives those that are not.
-      curves: of those that are left.
-      sums: of those that are left.
-    """
-    count, left, gates = len(kept), int(kept.sum()), units.gates
-    number = np.empty(count, np.int32)
-    number[kept], number[~kept] = np.arange(left), np.arange(count - left)
-
-    def renumbered(drives: Array) -> Array:
-        return np.asarray(gates * number[drives // gates] + drives % gates)
-
-    def between(matrix: sparse.coo_array) -> sparse.csr_array:
-        known = kept[matrix.row] & kept[matrix.col // gates]
-        place = number[matrix.row[known]], renumbered(matrix.col[known])
-        return csr(sparse.coo_array((matrix.data[known], place), (left, gates * left)))
-
-    def told(handed: Handed) -> Handed:
-        return handed._replace(units=number[handed.units])
-
-    # What was left out before is told by what tells those that told it.
-    before = units.handed.behind(shown, units.handed.units)
-    away = Handed(*(part[~kept] for part in driven))
-    handed = Handed(*map(np.concatenate, zip(before, away, strict=True)))
-    numbers = np.where(kept, number, left + len(before.units) + number)
-    numbers = np.append(numbers, left + np.arange(len(before.units)))
-    forward, back = map(between, edges)
-    return Units(
-        units.slots,
-        units.kinds[kept],
-        units.lows[kept],
-        bias[kept],
-        np.unique(np.append(np.cumsum(kept) - kept, left)[units.starts]),
-        forward,
-        back,
-        tuple(Leaf(numbers[leaf.units], leaf.field) for leaf in units.leaves),
-        int(number[units.readout]),
-        units.outputs,
-        units.cells,
-        told(handed),
-        curves._replace(units=number[curves.units], drives=renumbered(curves.drives)),
-        Sums(number[sums.units], sums.offsets, sums.starts, told(sums.terms)),
-    )
-
-
-def _handed(
-    units: Units, edges: sparse.coo_array, later: sparse.coo_array
-) -> tuple[Array, Array, Array, Array]:
-    """Which units are kept, and of each of the others which one it hands on, times and plus what.
-
-    Args:
-      units: all of them.
-      edges: to later stages.
-      later: to the next token.
-    """
-    count, read = units.count, edges.col // units.gates
-    one = (units.kinds == LINEAR) & (np.bincount(read, minlength=count) == 1)
-    # What the next token reads of a unit is part of the state, which the other one's may not tell.
-    one[later.col // units.gates] = one[later.row] = False
-    one[units.readout : units.readout + units.outputs] = False
-    alone = np.flatnonzero(one[read] & (np.abs(np.frexp(edges.data)[0]) == 0.5))
-    own = read[alone]
-    source, scale, offset = np.arange(count), np.ones(count), np.zeros(count)
-    source[own], scale[own], offset[own] = edges.row[alone], edges.data[alone], units.bias[own, 0]
-    relu = units.lows == 0
-    positive = relu.copy()
-    for slot in units.slots:
-        positive[slot.first : units.starts[0]] = slot.token
-    kept = np.ones(count, bool)
-    # In order, since a unit may hand on what another one hands on.
-    for q in np.sort(own).tolist():
-        s = source[q]
-        above = positive[s] and scale[q] > 0 and offset[q] >= 0
-        if relu[q] and not above:
-            source[q], scale[q], offset[q] = q, 1.0, 0.0
-            continue
-        kept[q], positive[q] = False, above
-        source[q] = source[s]
-        offset[q] += scale[q] * offset[s]
-        scale[q] *= scale[s]
-    return kept, source, scale, offset
-
-
-def factor(kernel: sparse.csr_array) -> tuple[sparse.csr_array, sparse.csr_array] | None:
-    """Parts of columns that are a power of two times one another, added up once.
-
-    Args:
-      kernel: (sources, targets).
-
-    Returns:
-      (sources, shared) and (sources + shared, targets), which together are the kernel; None where
-      nothing is saved.
-    """
-    group = together(kernel)
-    found = kernel.tocoo()
-    order = np.lexsort((found.row, group[found.row], found.col))
-    rows, columns, weights = found.row[order], found.col[order], found.data[order]
-    # Parts: the entries of a column in one group of sources.
-    begins = np.ones(len(rows), bool)
-    begins[1:] = (columns[1:] != columns[:-1]) | (group[rows[1:]] != group[rows[:-1]])
-    starts = np.append(np.flatnonzero(begins), len(rows))
-    first = weights[starts[:-1]]
-    scales = np.sign(first) * 2.0 ** np.frexp(np.abs(first))[1]
-    normed = weights / np.repeat(scales, np.diff(starts))
-    sizes, taken = np.diff(starts), []
-    for size in np.unique(sizes[sizes >= 2]).tolist():
-        parts = np.flatnonzero(sizes == size)
-        own = starts[parts, None] + np.arange(size)
-        # As bytes, which are told apart at once; -0.0 is among no weights.
-        written = np.concatenate([rows[own].astype(np.float64), normed[own]], axis=1)
-        _, group_of, counts = np.unique(
-            written.view(np.dtype((np.void, written[0].nbytes))).ravel(),
-            return_inverse=True, return_counts=True,
-        )  # fmt: skip
-        gains = counts * size - counts - size >= GAIN
-        order = np.argsort(group_of, kind="stable")
-        ends = np.cumsum(counts)
-        taken += [
-            parts[order[end - count : end]].tolist()
-            for end, count in zip(ends[gains].tolist(), counts[gains].tolist(), strict=True)
-        ]
-    taken.sort()
-    if not taken:
-        return None
-    return _split(kernel.shape, (rows, columns, weights), starts, scales, taken)
-
-
-def _split(
-    shape: tuple[int, int], entries: tuple[Array, Array, Array], starts: Array, scales: Array,
-    taken: list[list[int]],
-) -> tuple[sparse.csr_array, sparse.csr_array]:  # fmt: skip
-    """The two kernels, of entries whose parts in some lists are each a scale times one another."""
-    rows, columns, weights = entries
-    heads = np.array([parts[0] for parts in taken])
-    sizes = starts[heads + 1] - starts[heads]
-    own = np.concatenate([np.arange(starts[head], starts[head + 1]) for head in heads])
-    summed = weights[own] / np.repeat(scales[heads], sizes)
-    number = np.repeat(np.arange(len(heads)), sizes)
-    shared = csr(sparse.coo_array((summed, (rows[own], number)), (shape[0], len(heads))))
-    moved = np.concatenate(taken)
-    number = np.repeat(np.arange(len(taken)), [len(parts) for parts in taken])
-    left = np.ones(len(starts) - 1, bool)
-    left[moved] = False
-    kept = np.repeat(left, np.diff(starts))
-    rest = sparse.coo_array((weights[kept], (rows[kept], columns[kept])), shape)
-    handed = sparse.coo_array(
-        (scales[moved], (number, columns[starts[moved]])), (len(taken), shape[1])
-    )
-    return shared, csr(sparse.vstack([rest, handed]))
-
-
-def together(kernel: sparse.csr_array) -> Array:
-    """(sources,) a group for each: those that are mostly read by the same targets."""
-    count = kernel.shape[0]
-    read = np.bincount(kernel.indices, minlength=kernel.shape[1])
-    kept = read[kernel.indices] <= MOST_READ
-    sources = np.repeat(np.arange(count, dtype=np.int32), np.diff(kernel.indptr))[kept]
-    if not len(sources):
-        return np.arange(count)
-    ones = np.ones(len(sources), np.float32)
-    mask = sparse.csr_array((ones, (sources, kernel.indices[kept])), kernel.shape)
-    degree, across = np.diff(mask.indptr), sparse.csr_array(mask.T)
-    # Pairs are many more than those that are near: they are looked at some at a time.
-    pairs = np.cumsum(np.bincount(sources, read[mask.indices], count))
-    blocks = np.searchsorted(pairs, np.arange(PAIRS, pairs[-1:].sum(), PAIRS))
-    nodes = np.arange(count, dtype=np.int32)
-    group = nodes
-    for first, last in pairwise(np.unique([0, *blocks, count])):
-        both = sparse.coo_array(mask[first:last] @ across)
-        row, column = both.row + first, both.col
-        near = (column > row) & (both.data >= ALIKE * (degree[row] + degree[column] - both.data))
-        if not near.any():
-            continue
-        # Of the pairs so far their groups are enough: each node with the first one of its group.
-        _, heads = np.unique(group, return_index=True)
-        rows = np.concatenate([row[near], nodes])
-        columns = np.concatenate([column[near], heads[group]])
-        graph = sparse.coo_array((np.ones(len(rows), bool), (rows, columns)), (count, count))
-        group = connected_components(graph, directed=False)[1]
-    return group
 
 
 def maps_of(

@@ -131,9 +131,10 @@ COMMON = {
     *(
         f"lsrl.backends.{name}"
         for name in (
-            "anatomy", "axes", "base", "buckets", "engine", "events", "hooks", "input_map", "loop",
-            "machines", "network", "pattern", "reader", "records", "registry", "runner", "scans",
-            "strength", "sweeps", "torch_modules", "units",
+            "anatomy", "axes", "base", "buckets", "curves", "engine", "events", "factors", "hooks",
+            "input_map", "loop", "machines", "network", "packed", "pattern", "reader", "records",
+            "registry", "runner", "scans", "shortening", "strength", "sweeps", "torch_modules",
+            "units",
         )
     ),
 }  # fmt: skip
