@@ -389,7 +389,8 @@ def main(
                 keep(pair, measured(sides, pair, rows[" on ".join(pair)]))
                 for pair, _ in made(sides, slow)
             )
-    page(list(rows.values()), len(pairs), name, about, output)
+    asked = [rows[key] for pair in pairs if (key := " on ".join(pair)) in rows]
+    page(asked, len(pairs), name, about, output)
 
 
 if __name__ == "__main__":
