@@ -7,13 +7,16 @@ the sources here, one with the revision's. Both compile a program; their weights
 and the outputs are compared by hash. Then `Model.run` on one sequence of up to 1,000 tokens and
 `Model.step` are timed in turns, one process at a time, over the same input.
 
-Two processes with the same sources differ, too, by a tenth as often as not where a step wakes a
-thread. So every pair that comes out below a bar is measured anew in further pairs of fresh
-processes, as often as every other one of them, and the median of all counts, the first among them.
-`python -m benchmarks.against HEAD` of a clean checkout tells how far that is from the truth.
+Two processes with the same sources differ too: by up to two where jax hands a step over to a thread
+of its own, which costs what the scheduler makes of it, so jax carries out at once what it is given,
+on both sides; by as much where a core is busy and the other is not, so both samples of a turn are
+taken on one core; and by some percent all the same. So every pair that comes out below a bar is
+measured anew in further pairs of fresh processes, as often as every other one of them, and the
+median of all counts, the first among them. `python -m benchmarks.against HEAD` of a clean checkout
+tells how far that is from the truth.
 
 It stops after --seconds, and goes on where it stopped when it is called again with the same
-sources, unless --anew is given.
+sources, its own among them, unless --anew is given.
 """
 
 import hashlib
@@ -40,7 +43,7 @@ HERE, BEFORE = "here", "before"
 FOLDER = ROOT / "build" / "against"
 TOKENS, STEPS = 1000, 32
 # Seconds of a sample, and samples of each in a pair of processes.
-LEAST, SAMPLES = 2e-3, 9
+LEAST, SAMPLES = 2e-3, 16
 # How much of the speed before there has to be; what is below the doubt in the first pair of
 # processes is measured in so many more.
 BAR, DOUBT, AGAIN = 0.95, 0.97, 4
@@ -48,7 +51,7 @@ WORKS = "run", "step"
 
 # What the processes do. They read requests, a line each, and answer each with a line.
 WORKER = """
-import hashlib, json, re, sys, time
+import hashlib, json, os, re, sys, time
 from pathlib import Path
 
 import numpy as np
@@ -108,9 +111,15 @@ def made(program, target):
             "outputs": found.hexdigest(), "tokens": len(inputs[0])}
 
 
-def timed(program, target, work, times):
+def timed(program, target, work, times, turn):
     does = works[program, target][work]
-    return {"seconds": sum(does() for _ in range(times)) / times}
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    if cores:
+        os.sched_setaffinity(0, {cores[turn % len(cores)]})  # this thread alone
+    seconds = sum(does() for _ in range(times)) / times
+    if cores:
+        os.sched_setaffinity(0, cores)
+    return {"seconds": seconds}
 
 
 print(json.dumps({"programs": list(lsrl.programs.catalogue()),
@@ -130,7 +139,8 @@ class Side:
 
     def __init__(self, root: Path) -> None:
         """With the sources below a folder."""
-        path = {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+        path = {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1",
+                "JAX_CPU_ENABLE_ASYNC_DISPATCH": "false"}  # fmt: skip
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-c", WORKER, str(root), str(FOLDER / "jax"), str(TOKENS),
              str(STEPS)],
@@ -180,17 +190,17 @@ def both(before: Path, number: int = 0) -> Iterator[dict[str, Side]]:
 def speeds(sides: dict[str, Side], pair: tuple[str, str], work: str) -> tuple[float, float]:
     """CPU seconds of some work here, and how much longer it took before: medians over turns.
 
-    Of two samples in turn the same neighbours on the machine take their share, and the one that
-    begins is another in every turn. The least would be a sample that had the machine to itself,
-    which of few only one side may have.
+    Both samples of a turn are taken on one core, where neighbours on the machine slow down both,
+    and the side that begins is another in every turn. The least would be a sample that had the
+    machine to itself, which of few only one side may have.
     """
-    once = min(side.ask("timed", *pair, work, 1)["seconds"] for side in sides.values())
+    once = min(side.ask("timed", *pair, work, 1, 0)["seconds"] for side in sides.values())
     times = max(1, math.ceil(LEAST / max(once, 1e-6)))
     found: dict[str, list[float]] = {name: [] for name in sides}
     for turn in range(SAMPLES):
         turns = list(sides.items())
-        for name, side in turns if turn % 2 else turns[::-1]:
-            found[name].append(side.ask("timed", *pair, work, times)["seconds"])
+        for name, side in turns if turn % 4 // 2 else turns[::-1]:
+            found[name].append(side.ask("timed", *pair, work, times, turn)["seconds"])
     ratios = [before / here for before, here in zip(found[BEFORE], found[HERE], strict=True)]
     return statistics.median(found[HERE]), statistics.median(ratios)
 
@@ -324,8 +334,10 @@ def page(rows: list[dict[str, Any]], pairs: int, revision: str, about: dict[str,
          "tokens": "tokens", "run": "run, µs a token", "run_ratio": "of before",
          "step": "step, µs", "step_ratio": "of before", "processes": "pairs of processes"},
         [{**row, "processes": rounds(row)} if "ratios" in row else row for row in rows],
-        f"CPU time of all threads: medians of {SAMPLES} samples on either side, taken in turns; a "
-        "ratio above 1 is faster than before. Where either ratio is below "
+        f"CPU time of all threads: medians of {SAMPLES} samples on either side, taken in turns "
+        "on one core; a ratio above 1 is faster than before. jax carries out at once what it is "
+        "given (`JAX_CPU_ENABLE_ASYNC_DISPATCH=false`), since what it costs to hand a step over "
+        "to a thread of its own changes by more than the step. Where either ratio is below "
         f"{DOUBT:g} in the first pair of processes, both are measured in {AGAIN} further pairs of "
         "fresh processes, whatever these find, and the medians of all are shown. Float32, the "
         "first sample parameters of `lsrl.programs.catalogue()`, one sequence.",
@@ -346,7 +358,8 @@ def main(
     """Compare weights and speed with those of another revision."""
     about, end = machine(), time.monotonic() + seconds
     name, place = checked_out(revision)
-    known = FOLDER / f"{sources(ROOT)[:12]}-{name[:12]}.json"
+    own = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
+    known = FOLDER / f"{sources(ROOT)[:12]}-{own[:12]}-{name[:12]}.json"
     rows: dict[str, dict[str, Any]] = {}
     if known.exists() and not anew:
         rows = json.loads(known.read_text())
@@ -376,7 +389,8 @@ def main(
                 keep(pair, measured(sides, pair, rows[" on ".join(pair)]))
                 for pair, _ in made(sides, slow)
             )
-    page(list(rows.values()), len(pairs), name, about, output)
+    asked = [rows[key] for pair in pairs if (key := " on ".join(pair)) in rows]
+    page(asked, len(pairs), name, about, output)
 
 
 if __name__ == "__main__":

@@ -87,20 +87,23 @@ class Timed:
     """A side that takes so many seconds, call by call."""
 
     def __init__(self, *seconds):
-        self.left = list(seconds)
+        self.left, self.asked = list(seconds), []
 
     def ask(self, *request):
         assert request[:3] == ("timed", "a", "t")
+        self.asked.append(request[3:])
         return {"seconds": self.left.pop(0)}
 
 
 def test_speeds_are_medians_of_turns():
     once = against.LEAST  # so that a sample is one call
     # A slow time of the machine meets both; a sample that had it to itself, one.
-    here = Timed(once, 2, 2, 2, 2, 20, 20, 2, 1, 2)
-    before = Timed(once, 3, 3, 3, 3, 30, 30, 3, 3, 3)
+    here = Timed(once, *[2, 2, 20, 20] * 3, 1, 2, 2, 2)
+    before = Timed(once, *[3, 3, 30, 30] * 3, 3, 3, 3, 3)
     assert len(here.left) - 1 == against.SAMPLES
     assert against.speeds({"here": here, "before": before}, ("a", "t"), "run") == (2, 1.5)
+    assert [request[-1] for request in here.asked[1:]] == list(range(against.SAMPLES))
+    assert here.asked == before.asked, "on the same core, turn by turn"
 
 
 def test_a_pair_that_looks_slow_is_measured_anew_whatever_comes_of_it(monkeypatch):
