@@ -68,6 +68,10 @@ def _by_numba(function: Function, **options: bool) -> Function:
 WENT_ON: Final = 0
 HALTED: Final = 1
 WAITING: Final = 2
+# What a row is to have at the end of a run: nothing, what units show, or what they are driven by.
+NOTHING: Final = 0
+SHOWN: Final = 1
+DRIVEN: Final = 2
 # Where a sigmoid is 0 or 1 to the bit in float32, tanh is its argument, and tanh is 1.
 SHUT: Final = -104.0
 OPEN: Final = 18.0
@@ -359,20 +363,24 @@ def told(h: Any, drives: Any) -> float:
 
 @compiled
 def collect(
-    drives: Any, kept: Any, handed: Any, sums: Any, terms: Any, which: Any, last: float, row: Any
+    drives: Any, kept: Any, count: int, driven: bool, handed: Any, sums: Any, terms: Any,
+    which: Any, last: float, row: Any,
 ) -> None:  # fmt: skip
-    """Put into a row what linear units were driven by at a token, fed back to or not.
+    """Put into a row what units show, or what linear ones were driven by at a token.
 
-    Numbers behind those of all units are of units that are told by what another one shows. What
+    Numbers behind the count of all units are of units that are told by what another one shows. What
     drives some is a sum of such.
     """
-    count = len(kept)
     for i in range(len(which)):
         q = which[i]
-        if q < count:
-            value = kept[q].before if kept[q].at == last else drives[q].drive
-        else:
+        if q >= count:
             value = told(handed[q - count], drives)
+        elif not driven:
+            value = drives[q].shown + 0.0
+        elif kept[q].at == last:
+            value = kept[q].before  # fed back to since
+        else:
+            value = drives[q].drive
         row[i] = value + 0.0
     for i in range(len(sums)):
         s = sums[i]
@@ -444,7 +452,9 @@ def turning(number: Any, edge: Any, drive: Any) -> Callable[[Any], int]:
             handed, sums = flat(table, 20, HANDED), flat(table, 21, SUM)
             terms, which = flat(table, 22, HANDED), flat(table, 23, INDEX)
             row = flat(table, 24, number)
-            collect(drives, kept, handed, sums, terms, which, clock[0] - 1, row)
+            driven = table[size - 1] == DRIVEN
+            last = clock[0] - 1
+            collect(drives, kept, len(units), driven, handed, sums, terms, which, last, row)
         return work
 
     return turn

@@ -143,8 +143,13 @@ class Wired:
         )  # fmt: skip
 
     @property
+    def tells(self) -> int:
+        """What the state is of, as the engine numbers it, where it is of one field."""
+        return int(self.engine.DRIVEN if "hidden" in self.fields else self.engine.SHOWN)
+
+    @property
     def told(self) -> tuple[Any, ...]:
-        """What tells what drives linear units, in the order in which the engine takes it."""
+        """What tells the state where it is of one field, as the engine takes it."""
         return self.handed, self.sums, self.terms, self.shown
 
     @cached_property
@@ -152,18 +157,17 @@ class Wired:
         """What reads tokens out of a table, where the engine is compiled."""
         return self.engine.turning(self.number, self.forward.dtype, drive_of(self.number))
 
-    def table(self, arrays: Sequence[Array], tokens: int, shows: bool) -> Array:
+    def table(self, arrays: Sequence[Array], tokens: int, tells: int) -> Array:
         """A machine's arrays as `turn` takes them.
 
         Args:
           arrays: of the machine, behind those that all machines share.
           tokens: that are read.
-          shows: whether the last are those that are handed on, the units to show and room for what
-            drives them.
+          tells: what a row, the last of them behind those of `told`, is to have in the end.
         """
         packed = importlib.import_module("lsrl.backends.packed")
         readout = self.units.readout
-        found: Array = packed.table_of([*self.shared, *arrays], readout, tokens, shows)
+        found: Array = packed.table_of([*self.shared, *arrays], readout, tokens, tells)
         return found
 
     def _terms(self, handed: Handed) -> Any:
@@ -398,11 +402,12 @@ class Machine:
 
             return plainly
         *own, slots = self._arrays
-        linear = row is not None and "hidden" in wired.fields
-        last = (*wired.told, row) if linear else ()
+        alone = row is not None and len(wired.fields) == 1
+        last = (*wired.told, row) if alone else ()
         arrays = *own, self._changes(), slots, self._room(), self._clock, given, rows, *last
         # What is called holds the arrays, of which the table has no more than the addresses.
-        held = wired.turn, wired.table(arrays, tokens, linear), arrays
+        tells = wired.tells if alone else wired.engine.NOTHING
+        held = wired.turn, wired.table(arrays, tokens, tells), arrays
 
         def by_table() -> int:
             work: int = held[0](held[1])
@@ -413,7 +418,7 @@ class Machine:
             self.told(cast(Array, row))
             return work
 
-        return by_table if linear or row is None else and_told
+        return by_table if alone or row is None else and_told
 
     def _room(self) -> Any:
         return self.wired.taken(np.zeros(len(self.wired.units.slots)))
@@ -452,20 +457,15 @@ class Machine:
     def told(self, row: Array) -> None:
         """Put the arrays of `Units.leaves`, one after another, into a row."""
         wired, (drives, _, kept, *_) = self.wired, self._arrays
+        count = wired.units.count
+        if len(wired.fields) == 1:
+            driven = wired.tells == wired.engine.DRIVEN
+            wired.engine.collect(drives, kept, count, driven, *wired.told, self.clock - 1, row)
+            return
+        # Units of LSTMs, which nothing else tells.
         for field, (units, places) in wired.fields.items():
-            if field == "hidden":
-                # It is the only field where there is one.
-                wired.engine.collect(drives, kept, *wired.told, self.clock - 1, row)
-                continue
-            row[places] = (self._memory() if field == "memory" else self._shown())[units] + 0.0
-
-    def _shown(self) -> Array:
-        """What units show, and behind them those that are left out."""
-        units = self.wired.units
-        shown = self._field("shown")[: units.count]
-        if not len(units.handed.units):
-            return shown
-        return np.concatenate([shown, units.handed.of(shown)])
+            values = self._memory() if field == "memory" else self._field("shown")[:count]
+            row[places] = values[units] + 0.0
 
     def _memory(self) -> Array:
         """What LSTM units hold; of those that are not looked at while they are shut, anew."""

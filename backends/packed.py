@@ -36,7 +36,7 @@ def rows_of(table: Any, place: int, rows: int, dtype: Any) -> Any:
     return carray(pointer(table[2 * place]), (rows, table[2 * place + 1] // max(rows, 1)), dtype)
 
 
-def table_of(arrays: Sequence[Array], readout: int, tokens: int, shows: bool) -> Array:
+def table_of(arrays: Sequence[Array], readout: int, tokens: int, tells: int) -> Array:
     """Addresses and sizes of arrays, in the order in which the engine reads them, and numbers."""
     found = [(array.ctypes.data, array.size) for array in arrays]
-    return np.array([*np.ravel(found), readout, tokens, shows], np.int64)
+    return np.array([*np.ravel(found), readout, tokens, tells], np.int64)
