@@ -52,11 +52,13 @@ LINEAR_TARGETS = ("linear_rnn", "gated_linear_rnn")
 # The fit leaves out the short lengths, where what every compilation costs outweighs the weights.
 FIT_FROM = 20
 FIT_TO = 200
-# Signals of a program, and from how many on a compilation counts once.
+# Signals of a program, and from how many on a compilation of a long shape counts once.
 SIGNALS = (100, 300, 1000, 2000, 5000)
 QUICK_SIGNALS = (25, 100)
 ONCE_FROM = 1000
 CHAIN, TREE = "chain of sums", "tree of sums"
+# Shapes of which large programs take as long as those of all others together.
+LONG = ("nested selects", "parallel selects")
 
 SIZES = {
     "seconds": "CPU s",
@@ -199,10 +201,10 @@ def measure_shapes(counts: Sequence[int], repeats: int) -> Table:
             sizes[name] = {"layers": model.num_layers, "nonzeros": weights}
 
         programs = {name: build(count) for name, build in shapes().items()}
-        timings = measure_together(
-            {name: partial(work, name, program, sizes) for name, program in programs.items()},
-            1 if count >= ONCE_FROM else repeats,
-        )
+        works = {name: partial(work, name, program, sizes) for name, program in programs.items()}
+        long = {name: works.pop(name) for name in LONG}
+        timings = measure_together(works, repeats)
+        timings |= measure_together(long, 1 if count >= ONCE_FROM else repeats)
         for name in programs:
             seconds = timings[name].cpu
             row: dict[str, Any] = {"program": name, "signals": count, "seconds": seconds}
