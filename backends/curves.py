@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import sparse
 
-from lsrl.backends.shortening import left_over
+from lsrl.backends.shortening import driven_by_one, left_over
 from lsrl.backends.units import LINEAR, Curves, Handed, Sums, Units
 from lsrl.ir.numbers import Array
 
@@ -93,11 +93,8 @@ class _Pieces(NamedTuple):
 
 def curved(units: Units) -> Units:
     """The same with functions of a unit in place of ramps, where there is less to look at then."""
-    ramps, edges, later = (
-        _ramps(units),
-        units.forward.tocoo(copy=False),
-        units.back.tocoo(copy=False),
-    )
+    edges, later = units.forward.tocoo(copy=False), units.back.tocoo(copy=False)
+    ramps = _ramps(units, edges, later)
     read = edges.col // units.gates
     told = ramps.there[edges.row] & ~ramps.there[read]
     keys = ramps.root[edges.row] * (units.gates * units.count) + edges.col
@@ -153,17 +150,14 @@ def _sums(terms: Handed, of: Array, which: Array, units: Array, bias: Array) -> 
     return Sums(units[which], bias[which], starts, Handed(*(part[own] for part in terms)))
 
 
-def _ramps(units: Units) -> _Ramps:
-    """Units that one other drives, by a power of two, so that products are exact, and its ReLU."""
-    count, edges, later = units.count, units.forward.tocoo(copy=False), units.back.tocoo(copy=False)
-    read = edges.col // units.gates
-    one = (units.kinds == LINEAR) & (units.lows == 0) & (np.bincount(read, minlength=count) == 1)
-    # What the next token reads of a unit is part of the state, which the other one's may not tell.
-    one[later.col // units.gates] = one[later.row] = False
-    one[units.readout : units.readout + units.outputs] = False
-    alone = np.flatnonzero(one[read] & (np.abs(np.frexp(edges.data)[0]) == 0.5))
-    left, source, weight = read[alone], np.arange(count), np.ones(count)
-    source[left], weight[left] = edges.row[alone], edges.data[alone]
+def _ramps(units: Units, edges: sparse.coo_array, later: sparse.coo_array) -> _Ramps:
+    """Units that show what one other drives them by, as far as it is above 0."""
+    count = units.count
+    left, of, weights = driven_by_one(units, edges, later)
+    cut = units.lows[left] == 0
+    left = left[cut]
+    source, weight = np.arange(count), np.ones(count)
+    source[left], weight[left] = of[cut], weights[cut]
     there, none = np.zeros(count, bool), np.full(count, np.inf)
     there[left] = True
     found = _Ramps(np.arange(count), np.ones(count), np.zeros(count), -none, none.copy(), -none,

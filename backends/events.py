@@ -356,8 +356,8 @@ def step(
 
 
 @part
-def told(h: Any, drives: Any) -> float:
-    """What a unit shows, a number times it and no more than so much."""
+def handed_on(h: Any, drives: Any) -> float:
+    """A number times what a unit shows, plus another one, between two bounds."""
     return min(max(h.scale * drives[h.unit].shown + h.offset, h.least), h.most)
 
 
@@ -374,7 +374,7 @@ def collect(
     for i in range(len(which)):
         q = which[i]
         if q >= count:
-            value = told(handed[q - count], drives)
+            value = handed_on(handed[q - count], drives)
         elif not driven:
             value = drives[q].shown + 0.0
         elif kept[q].at == last:
@@ -386,7 +386,7 @@ def collect(
         s = sums[i]
         value = s.offset
         for k in range(s.first, s.last):
-            value += told(terms[k], drives)
+            value += handed_on(terms[k], drives)
         row[s.place] = value + 0.0
 
 

@@ -90,6 +90,28 @@ def left_over(
     )
 
 
+def driven_by_one(
+    units: Units, edges: sparse.coo_array, later: sparse.coo_array
+) -> tuple[Array, Array, Array]:
+    """Linear units that one other drives, by a power of two, so that products are exact.
+
+    Args:
+      units: all of them.
+      edges: to later stages.
+      later: to the next token.
+
+    Returns:
+      Their numbers, that other one's, and the weight.
+    """
+    count, read = units.count, edges.col // units.gates
+    one = (units.kinds == LINEAR) & (np.bincount(read, minlength=count) == 1)
+    # What the next token reads of a unit is part of the state, which the other one's may not tell.
+    one[later.col // units.gates] = one[later.row] = False
+    one[units.readout : units.readout + units.outputs] = False
+    alone = np.flatnonzero(one[read] & (np.abs(np.frexp(edges.data)[0]) == 0.5))
+    return read[alone], edges.row[alone], edges.data[alone]
+
+
 def _handed(
     units: Units, edges: sparse.coo_array, later: sparse.coo_array
 ) -> tuple[Array, Array, Array, Array]:
@@ -100,15 +122,10 @@ def _handed(
       edges: to later stages.
       later: to the next token.
     """
-    count, read = units.count, edges.col // units.gates
-    one = (units.kinds == LINEAR) & (np.bincount(read, minlength=count) == 1)
-    # What the next token reads of a unit is part of the state, which the other one's may not tell.
-    one[later.col // units.gates] = one[later.row] = False
-    one[units.readout : units.readout + units.outputs] = False
-    alone = np.flatnonzero(one[read] & (np.abs(np.frexp(edges.data)[0]) == 0.5))
-    own = read[alone]
+    count = units.count
+    own, of, weights = driven_by_one(units, edges, later)
     source, scale, offset = np.arange(count), np.ones(count), np.zeros(count)
-    source[own], scale[own], offset[own] = edges.row[alone], edges.data[alone], units.bias[own, 0]
+    source[own], scale[own], offset[own] = of, weights, units.bias[own, 0]
     relu = units.lows == 0
     positive = relu.copy()
     for slot in units.slots:

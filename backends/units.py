@@ -284,7 +284,7 @@ class Units:
 
     @cached_property
     def drives(self) -> sparse.csr_array:
-        """(GATES * units, units) all edges, drive by drive."""
+        """(gates * units, units) all edges, drive by drive."""
         return sparse.csr_array((self.forward + self.back).T.tocsr())
 
 

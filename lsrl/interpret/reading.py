@@ -176,7 +176,7 @@ def derived_values(
 
 def _on_end(numbers: Sequence[int]) -> slice | list[int]:
     """What indexes an axis by numbers: where they lie on end a slice, which takes no copy."""
-    first = numbers[0]
+    first = numbers[0] if numbers else 0
     if list(numbers) == list(range(first, first + len(numbers))):
         return slice(first, first + len(numbers))
     return list(numbers)
@@ -188,4 +188,4 @@ def _taken(values: Array, columns: Array) -> Array:
         found = np.zeros((*values.shape[:-1], len(columns)))
         found[..., columns >= 0] = values[..., columns[columns >= 0]]
         return found
-    return values[..., _on_end(columns.tolist())] if len(columns) else values[..., columns]
+    return values[..., _on_end(columns.tolist())]
