@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 import lsrl
 from lsrl import errors, programs
 from lsrl.backends import registry
+from lsrl.backends.cells.kernels import sparse_kernel
 from lsrl.backends.cells.network import make_cell
-from lsrl.backends.cells.sparse import sparse_kernel
 from lsrl.testing.random_ops import OPS
 from lsrl.testing.random_programs import random_program
 from lsrl.testing.verification import compare, sample_inputs

@@ -2,18 +2,20 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from typing import Literal, NotRequired, Protocol, TypeAlias, TypedDict
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import lax
 
 from lsrl.backends import buckets
-from lsrl.backends.cells.sparse import SparseKernel
+from lsrl.backends.cells.kernels import Kernel
 from lsrl.backends.network import Edit, aligned, is_distribution
 from lsrl.backends.pattern import Pattern
+from lsrl.backends.xla import ON_ONE_CORE, WIDE_VECTORS, understood
 from lsrl.ir.numbers import Array
 from lsrl.pytrees import HashedOnce
 
@@ -35,21 +37,37 @@ class Cell(Protocol):
 
 
 # So few sequences run layer by layer, more with all layers in the step. CPU seconds of the former
-# over the latter, tok2tok of words of 3 and 40 symbols on two cores:
+# over the latter, 500 tokens of tok2tok, words of 3 and of 40 symbols, seven layers:
 #
 #   width  sequences   rnn  lstm   gru
-#      12          1  0.31  0.92  0.62
-#      12          4  0.53  0.80  0.93
-#      12         16  0.96  0.98  1.00
-#      12         64  1.11  1.08  1.05
-#     123          1  0.68  1.22  0.97
-#     123          4  0.79  0.96  0.98
-#     123         16  1.08  1.13  1.04
-#     123         64  1.13  1.11  1.02
-LAYERWISE = 4
+#      12          1  0.45  0.80  0.60
+#      12          4  0.65  0.78  0.87
+#      12         16  0.86  0.96  1.08
+#      12         64  1.05  1.09  1.12
+#     123          1  0.56  0.41  0.41
+#     123          4  0.67  0.38  0.49
+#     123         16  0.88  0.54  1.12
+#     123         64  1.81  0.93  1.53
+LAYERWISE: dict[CellKind, int] = {"relu": 4, "tanh": 4, "lstm": 16, "gru": 4}
+# So many products a token are made on one core: to share them takes longer.
+FOR_ONE_CORE = 1 << 24
 # A layer of fewer input weights takes longer to read what was made of all tokens than to make it in
 # the step.
 FEW_WEIGHTS = 1 << 6
+# How a cell of so many units reads what was made of its inputs. CPU seconds over those of slices,
+# 1,000 tokens of histograms of so many symbols, compiled / with full kernels:
+#
+#   units  sequences  lstm, gather   gru, ahead
+#      12          1  1.00 / 1.83   1.23 / 1.75
+#      16          2  0.97 / 0.96   0.41 / 0.56
+#      32          1  0.43 / 1.02   0.39 / 0.94
+#      64          1  0.37 / 0.85   0.34 / 0.84
+#      64          4  0.99 / 0.99   0.24 / 0.33
+READING: dict[CellKind, tuple[buckets.Reading, int]] = {
+    "relu": ("slice", 0), "tanh": ("slice", 0), "lstm": ("gather", 24), "gru": ("ahead", 16),
+}  # fmt: skip
+
+Look: TypeAlias = Callable[[tuple[jax.Array, ...]], tuple[jax.Array, ...]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +105,7 @@ class Parameters(TypedDict):
     cells: tuple[dict[str, dict[str, jax.Array]], ...]
     output_kernel: jax.Array
     output_bias: jax.Array
-    sparse: NotRequired[dict[str, dict[str, SparseKernel]]]  # by layer and side of the cell
+    products: NotRequired[dict[str, dict[str, Kernel]]]  # by layer and side of the cell
 
 
 def apply_step(
@@ -146,12 +164,12 @@ def _as_it_is(projected: jax.Array) -> jax.Array:
 
 
 def _cell(structure: Structure, parameters: Parameters, number: int) -> Cell:
-    """A cell with its parameters, whose kernels are sparse where they are or that was prepared."""
+    """A cell with its parameters, whose kernels multiply as they are kept or were prepared."""
     own = parameters["cells"][number]
     cell: Cell = nnx.merge(structure.cells[number], own)
     products: dict[str, Callable[[jax.Array], jax.Array]] = {
         side: kernel.product
-        for side, kernel in parameters.get("sparse", {}).get(f"{number}", {}).items()
+        for side, kernel in parameters.get("products", {}).get(f"{number}", {}).items()
     }
     for side in ("dense_i", "dense_h"):
         pattern = structure.pattern.get(f"cells.{number}.{side}.kernel")
@@ -215,7 +233,8 @@ def run_chunk(
     Of all of them, where `count` is None, as grad needs it.
     """
     timed = tuple(jnp.moveaxis(x, 1, 0) for x in inputs)
-    run = _run_together if inputs[0].shape[0] > LAYERWISE else _run_layerwise
+    many = inputs[0].shape[0] > LAYERWISE[structure.kind]
+    run = _run_together if many else _run_layerwise
     values, after = run(parameters, structure, state, timed, count)
     return jnp.moveaxis(values, 0, 1), after
 
@@ -228,16 +247,17 @@ def _run_together(
     count: jax.Array | None,
 ) -> tuple[jax.Array, Carries]:
     """As `run_chunk`, time first, with all layers in the step."""
-    known = _of_symbols(parameters, structure, inputs)
+    look = _of_symbols(parameters, structure, state, inputs)
 
     def token(state: Carries, now: tuple[jax.Array, ...]) -> tuple[Carries, jax.Array]:
-        read = _features(parameters, structure, state, now) if known is None else known[now[0]]
-        projected = known is not None
+        read = _features(parameters, structure, state, now) if look is None else now[0]
+        projected = look is not None
         values, state = _apply_cells(structure, parameters, state, read, projected=projected)
         return state, values
 
     made = _made_by(structure, state[-1])
-    after, values = buckets.scan(token, state, inputs, count, made)
+    reading = "slice" if look is None else _reading(structure, state[0])
+    after, values = buckets.scan(token, state, inputs, count, made, look, reading)
     # One product for all tokens: in the step it makes the GRU take up to 1.6 times as long.
     return _read_out(structure, parameters, values), after
 
@@ -262,15 +282,16 @@ def _run_layerwise(
     after: list[Carry] = []
     # A few weights are read out in the step, too: of all tokens at once that takes longer.
     told = parameters["output_kernel"].size < FEW_WEIGHTS and bool(state)
+    known = _of_symbols(parameters, structure, state, inputs)
 
     for number, carry in enumerate(state):
         project = _cell(structure, parameters, number).dense_i
         first, tells = not number, told and number == len(state) - 1
+        look = known if first else None
         in_step = parameters["cells"][number]["dense_i"]["kernel"].size < FEW_WEIGHTS
-        if not in_step and first:
-            over = (_projected(project, parameters, structure, state, inputs),)
-        elif not in_step:
-            over = (project(*over),)
+        if not in_step and look is None:
+            read = _features(parameters, structure, state, inputs) if first else over[0]
+            over = (project(read),)
 
         def token(
             carry: Carry, now: tuple[jax.Array, ...], number: int = number,
@@ -288,7 +309,8 @@ def _run_layerwise(
         if tells:
             shape = (*made.shape[:-1], parameters["output_bias"].shape[0])
             made = jax.ShapeDtypeStruct(shape, made.dtype)  # type: ignore[no-untyped-call]
-        carried, values = buckets.scan(token, carry, over, count, made)
+        reading = _reading(structure, carry)
+        carried, values = buckets.scan(token, carry, over, count, made, look, reading)
         over = (values,)
         after.append(carried)
     if not after:
@@ -296,36 +318,46 @@ def _run_layerwise(
     return over[0] if told else _read_out(structure, parameters, over[0]), tuple(after)
 
 
-def _of_symbols(
-    parameters: Parameters, structure: Structure, inputs: Sequence[jax.Array]
-) -> jax.Array | None:
-    """What the first cell makes of each symbol, (symbols, gates * units), where that is faster.
+def _reading(structure: Structure, carry: Carry) -> buckets.Reading:
+    """How a cell reads what was made of its inputs."""
+    reading, least = READING[structure.kind]
+    return reading if jax.tree.leaves(carry)[-1].shape[-1] >= least else "slice"
 
-    A step then looks it up, which is a third less to do where kernels have no zeros. Not of a GRU:
-    there XLA looks it up anew, number by number, in each of the loops that read it.
+
+def _of_symbols(
+    parameters: Parameters, structure: Structure, state: Carries, inputs: Sequence[jax.Array]
+) -> Look | None:
+    """What looks up what the first cell makes of symbols, where it reads a table alone.
+
+    It makes it of each symbol once. None if that takes longer.
     """
-    if structure.inputs != ("table",) or is_distribution(inputs[0]) or structure.kind == "gru":
+    if structure.inputs != ("table",) or is_distribution(inputs[0]):
         return None
     table = parameters["inputs"]["0"]
     if "inputs.0.table" in structure.pattern or len(table) > inputs[0].size:
         return None
     if not structure.cells or parameters["cells"][0]["dense_i"]["kernel"].size < FEW_WEIGHTS:
         return None
-    return _cell(structure, parameters, 0).dense_i(table)
+    known = _cell(structure, parameters, 0).dense_i(table)
+    if _reading(structure, state[0]) == "gather":
+        return lambda now: (buckets.gathered(known, now[0]),)
+    return lambda now: (known[now[0]],)
 
 
-def _projected(
-    project: Callable[[jax.Array], jax.Array],
+def run_compiled(
     parameters: Parameters,
     structure: Structure,
     state: Carries,
     inputs: Sequence[jax.Array],
-) -> jax.Array:
-    """What the first cell makes of all tokens; if it reads a table alone, of each symbol once."""
-    ids = structure.inputs == ("table",) and not is_distribution(inputs[0])
-    if ids and "inputs.0.table" not in structure.pattern:
-        return project(parameters["inputs"]["0"])[inputs[0]]
-    return project(_features(parameters, structure, state, inputs))
+    count: jax.Array | np.integer,
+) -> tuple[jax.Array, Carries]:
+    """`run_chunk` under jit."""
+    weights = max((x["dense_h"]["kernel"].size for x in parameters["cells"]), default=0)
+    run = _jitted(len(inputs[0]) * weights <= FOR_ONE_CORE)
+    return run(parameters, structure, state, inputs, count)
 
 
-jitted_run = partial(jax.jit, static_argnums=1)(run_chunk)
+@cache
+def _jitted(on_one_core: bool) -> Callable[..., tuple[jax.Array, Carries]]:
+    options = understood(ON_ONE_CORE | WIDE_VECTORS if on_one_core else WIDE_VECTORS)
+    return jax.jit(run_chunk, static_argnums=1, compiler_options=options)

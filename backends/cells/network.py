@@ -4,8 +4,8 @@ An input map makes the features of a token: rows of an embedding table, or a ker
 Each layer is one `flax.nnx` cell, run by its own `__call__`; an affine map makes the output of the
 last one. Whole sequences run as `lax.scan` over time, with all layers in the step or one by one.
 Where a kernel has few nonzeros, `run` and `step` put its rows and diagonals in the place of the
-cell's dense map (`sparse.py`). A large kernel of few weights is a sparse parameter; then the cell
-is the same, and its two affine maps are sums of those weights.
+cell's dense map, or its parts where they are faster (`kernels.py`). A large kernel of few weights
+is a sparse parameter; then the cell is the same, and its two affine maps are sums of those weights.
 """
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -26,11 +26,11 @@ from lsrl.backends.cells.forward import (
     Parameters,
     Structure,
     apply_step,
-    jitted_run,
     run_chunk,
+    run_compiled,
 )
+from lsrl.backends.cells.kernels import Kernel, sparse_kernel, split_kernel
 from lsrl.backends.cells.self_test import check_activations
-from lsrl.backends.cells.sparse import SparseKernel, sparse_kernel
 from lsrl.backends.cells.weights import GATES, UNTRAINED, cell_gates, cell_legend, fresh_cells
 from lsrl.backends.input_map import InputMaps, kinds_and_maps, maps_in
 from lsrl.backends.network import (
@@ -329,9 +329,9 @@ class CellNetwork(Network):
         }
 
     def prepared(self) -> Parameters:
-        """As `parameters`, and what is sparse in them: "sparse", by layer and side of the cell."""
+        """As `parameters`, and kernels as they multiply: "products", by layer and side."""
         parameters = self.parameters()
-        found: dict[str, dict[str, SparseKernel]] = {}
+        found: dict[str, dict[str, Kernel]] = {}
         for number, own in enumerate(parameters["cells"]):
             for side in ("dense_i", "dense_h"):
                 kernel = own[side]["kernel"]
@@ -340,9 +340,10 @@ class CellNetwork(Network):
                 if isinstance(kernel, jax.core.Tracer):
                     continue  # no one knows its zeros
                 sparse = sparse_kernel(np.asarray(kernel), len(kernel) // ROWS_OF_PART)
-                if sparse is not None:
-                    found.setdefault(f"{number}", {})[side] = sparse
-        return {**parameters, "sparse": found}
+                product = sparse or split_kernel(kernel)
+                if product is not None:
+                    found.setdefault(f"{number}", {})[side] = product
+        return {**parameters, "products": found}
 
     # ------------------------------------------------------------ running
 
@@ -379,7 +380,8 @@ class CellNetwork(Network):
         count: np.integer | jax.Array,
     ) -> tuple[jax.Array, Carries]:
         """Some tokens of `prepared` parameters, all layers in the step or layer by layer."""
-        return jitted_run(parameters, self.structure, state, inputs, count)
+        held, tokens = cast(Parameters, parameters), cast("Sequence[jax.Array]", inputs)
+        return run_compiled(held, self.structure, cast(Carries, state), tokens, count)
 
     @classmethod
     def pure_sequence(

@@ -1,12 +1,14 @@
 """What stock cells rely on: activations are exact up to their thresholds, on the device at hand."""
 
 from collections.abc import Callable
+from itertools import product
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from lsrl.backends.xla import WIDE_VECTORS, understood
 from lsrl.errors import SelfTestError
 from lsrl.ir.numbers import Array
 from lsrl.numerics import numerics_of
@@ -36,8 +38,10 @@ def check_activations(kind: str, dtype: str) -> None:
         ones = np.ones_like(beyond)
         tests.append((f"sigmoid(u) == 1 from {numerics.gate:g} on", nnx.sigmoid, beyond, ones))
         tests.append((f"sigmoid(u) == 0 below -{numerics.gate:g}", nnx.sigmoid, -beyond, 0 * ones))
-    for what, function, inputs, expected in tests:
-        got = np.asarray(jax.jit(function)(inputs))
+    # As steps are compiled, and as whole runs are.
+    ways = (None, understood(WIDE_VECTORS))
+    for (what, function, inputs, expected), options in product(tests, ways):
+        got = np.asarray(jax.jit(function, compiler_options=options)(inputs))
         wrong = np.flatnonzero(got != expected)
         if len(wrong):
             at = wrong[0]

@@ -21,6 +21,7 @@ from lsrl.backends.linear.cell import Hidden, NetworkStructure, Parameters
 from lsrl.backends.linear.layers import Handed, Shape
 from lsrl.backends.linear.plan import Extent, Form, GroupCarry, NetworkPlan, Prepared, prepare
 from lsrl.backends.network import Inputs, precision
+from lsrl.backends.xla import ON_ONE_CORE, understood
 
 # ---------------------------------------------------------------- chunks
 
@@ -69,13 +70,8 @@ def _run_chunk(
     return turned.reshape(shape.batch, shape.length, -1), after
 
 
-# To share the operations of a chunk among threads takes longer than it saves, unless they are many;
-# whole chunks are shared instead.
+# So many layers are many operations, which threads may share; else whole chunks are shared.
 _MANY_LAYERS = 6
-_ON_ONE_CORE = {
-    "xla_cpu_multi_thread_eigen": False,
-    "xla_disable_hlo_passes": "cpu-parallel-task-assigner",
-}
 
 
 # Of numbers, carry, inputs and how many tokens count.
@@ -86,7 +82,7 @@ _Chunk = Callable[..., tuple[jax.Array, GroupCarry]]
 def _compiled(form: Form, shape: Shape, handed: Handed, on_one_core: bool) -> _Chunk:
     """Chunks of a form and a shape, jitted. To call a jit with static arguments takes longer."""
     run = partial(_run_chunk, form, shape=shape, handed=handed)
-    return jax.jit(run, compiler_options=_ON_ONE_CORE if on_one_core else None)
+    return jax.jit(run, compiler_options=understood(ON_ONE_CORE) if on_one_core else None)
 
 
 # ---------------------------------------------------------------- tiles

@@ -6,7 +6,7 @@ layer's own value would.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache, cached_property, lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Concatenate, NamedTuple, TypeAlias, TypeVar, cast
 
@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from lsrl.backends.xla import Options, understood
 from lsrl.circuit import Circuit
 from lsrl.interpret.reading import reading_of
 from lsrl.ir.numbers import Array
@@ -378,7 +379,7 @@ def _compiled(
 # than the runs. With less optimisation it takes less than half as long, and the code runs as fast:
 # what it spends its time in are matrix products, which are a library's. Results stay exact, which
 # causal tests show; without any optimisation (level 0) they do not.
-QUICK: dict[str, bool | int] = {
+QUICK: Options = {
     "xla_backend_optimization_level": 1,
     "xla_cpu_use_fusion_emitters": False,
 }
@@ -393,13 +394,13 @@ def quick(function: Callable[..., Result], *static: str) -> Callable[..., Result
     """
     return cast(
         Callable[..., Result],
-        jax.jit(function, static_argnames=static, compiler_options=_quick_options()),
+        jax.jit(function, static_argnames=static, compiler_options=understood(QUICK)),
     )
 
 
 def quick_flags() -> str:
     """What XLA_FLAGS has to say for a process to compile everything so; nothing but on a CPU."""
-    options = _quick_options() or {}
+    options = understood(QUICK) or {}
     return " ".join(f"--{name}={str(value).lower()}" for name, value in options.items())
 
 
@@ -415,14 +416,3 @@ def forget_compiled() -> None:
     maps = Path("/proc/self/maps")
     if maps.exists() and maps.read_bytes().count(b"\n") > MOST_MAPS:
         jax.clear_caches()  # type: ignore[no-untyped-call]
-
-
-@cache
-def _quick_options() -> dict[str, bool | int] | None:
-    if jax.default_backend() != "cpu":
-        return None
-    try:
-        jax.jit(jnp.negative, compiler_options=QUICK)(np.float32(0))
-    except jax.errors.JaxRuntimeError:
-        return None  # of another version, with other options
-    return QUICK
