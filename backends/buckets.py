@@ -26,6 +26,8 @@ State = TypeVar("State")
 Token = Callable[[State, tuple[jax.Array, ...]], tuple[State, jax.Array]]
 # Place, state, outputs, and what was read ahead.
 _Now: TypeAlias = tuple[jax.Array, State, jax.Array, tuple[jax.Array, ...]]
+# Vectors (time, batch, ...), or a table and the rows of it that are read.
+_Source: TypeAlias = tuple[jax.Array | None, jax.Array]
 # How a step reads vectors of its token. A loop into which XLA draws a slice is not vectorised: of
 # wide vectors a gather, or to read a token ahead, into an array of the loop, takes less time.
 Reading = Literal["slice", "gather", "ahead"]
@@ -97,7 +99,7 @@ def scan(
     inputs: Sequence[jax.Array],
     count: jax.Array | None,
     output: jax.ShapeDtypeStruct,
-    look: Callable[[tuple[jax.Array, ...]], tuple[jax.Array, ...]] | None = None,
+    table: jax.Array | None = None,
     reading: Reading = "slice",
 ) -> tuple[State, jax.Array]:
     """As `lax.scan`, of the first tokens alone; not for grad if it ends where it is told.
@@ -108,8 +110,8 @@ def scan(
       inputs: (time, batch, ...).
       count: how many tokens count; None for all of them.
       output: shape and dtype of an output.
-      look: makes of the inputs of a token what `token` reads; they themselves if None.
-      reading: of vectors, see `Reading`.
+      table: of which `token` reads rows; then the inputs are ids, and no others.
+      reading: of vectors and rows, see `Reading`.
 
     Returns:
       The state after the tokens that count, and outputs (time, ...), zero behind them.
@@ -117,14 +119,16 @@ def scan(
     if count is None:
 
         def every(state: State, now: tuple[jax.Array, ...]) -> tuple[State, jax.Array]:
-            return token(state, now if look is None else look(now))
+            return token(state, now if table is None else (table[now[0]],))
 
         return cast(tuple[State, jax.Array], lax.scan(every, state, tuple(inputs)))
     made = jnp.zeros((inputs[0].shape[0], *output.shape), output.dtype)
+    sources: list[_Source] = [(table, x) for x in inputs]
+    if reading == "gather":
+        sources = [_gathering(*source) for source in sources]
 
     def at(place: jax.Array) -> tuple[jax.Array, ...]:
-        now = tuple(_at(x, place, reading) for x in inputs)
-        return now if look is None else look(now)
+        return tuple(_at(place, *source)[: output.shape[0]] for source in sources)
 
     def following(now: _Now[State]) -> _Now[State]:
         place, state, made, read = now
@@ -138,20 +142,20 @@ def scan(
     return last, outputs
 
 
-def _at(values: jax.Array, place: jax.Array, reading: Reading) -> jax.Array:
-    """What (time, batch, ...) has at a token."""
-    if reading != "gather" or values.ndim < 3:
-        return lax.dynamic_index_in_dim(values, place, keepdims=False, allow_negative_indices=False)
-    batch = values.shape[1]
-    rows = place * batch + jnp.arange(batch, dtype=place.dtype)
-    return gathered(values.reshape(-1, *values.shape[2:]), rows)
+def _gathering(table: jax.Array | None, values: jax.Array) -> _Source:
+    """A table and ids of its rows (time, batch), two at least: one would be read by a slice."""
+    if table is None:
+        table = values.reshape(-1, *values.shape[2:])
+        values = jnp.arange(len(table), dtype=jnp.int32).reshape(values.shape[:2])
+    single = values.shape[1] == 1
+    # In the loop that takes longer than to gather.
+    return table, jnp.concatenate([values, values], axis=1) if single else values
 
 
-def gathered(table: jax.Array, rows: jax.Array) -> jax.Array:
-    """Rows (batch,) of a table, by a gather even of a single one, which XLA would make a slice."""
-    if len(rows) > 1:
-        return table[rows]
-    return table[jnp.concatenate([rows, rows])][:1]
+def _at(place: jax.Array, table: jax.Array | None, values: jax.Array) -> jax.Array:
+    """What (time, batch, ...) has at a token, or the rows of a table that it names there."""
+    now = lax.dynamic_index_in_dim(values, place, keepdims=False, allow_negative_indices=False)
+    return now if table is None else table.at[now].get(mode="promise_in_bounds")
 
 
 def sequence(

@@ -7,7 +7,6 @@ from typing import Literal, NotRequired, Protocol, TypeAlias, TypedDict
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jax import lax
 
@@ -49,25 +48,27 @@ class Cell(Protocol):
 #     123         16  0.88  0.54  1.12
 #     123         64  1.81  0.93  1.53
 LAYERWISE: dict[CellKind, int] = {"relu": 4, "tanh": 4, "lstm": 16, "gru": 4}
-# So many products a token are made on one core: to share them takes longer.
-FOR_ONE_CORE = 1 << 24
+# So many products a token are made on one core: to share them takes longer. Wide vectors take less
+# time from so many sequences on; of a few units most of a vector would be empty.
+FOR_ONE_CORE, FOR_WIDE_VECTORS = 1 << 24, 16
 # A layer of fewer input weights takes longer to read what was made of all tokens than to make it in
 # the step.
 FEW_WEIGHTS = 1 << 6
-# How a cell of so many units reads what was made of its inputs. CPU seconds over those of slices,
-# 1,000 tokens of histograms of so many symbols, compiled / with full kernels:
+# So much of all tokens is read out in the step, too: it takes .5 to .9 of the time, of less more.
+MANY_VALUES = 1 << 21
+# How cells read what was made of their inputs, from so many units on, or units of all sequences.
+# CPU seconds over those of slices, 1,000 tokens of histograms, compiled / with full kernels:
 #
 #   units  sequences  lstm, gather   gru, ahead
-#      12          1  1.00 / 1.83   1.23 / 1.75
-#      16          2  0.97 / 0.96   0.41 / 0.56
-#      32          1  0.43 / 1.02   0.39 / 0.94
-#      64          1  0.37 / 0.85   0.34 / 0.84
-#      64          4  0.99 / 0.99   0.24 / 0.33
-READING: dict[CellKind, tuple[buckets.Reading, int]] = {
-    "relu": ("slice", 0), "tanh": ("slice", 0), "lstm": ("gather", 24), "gru": ("ahead", 16),
+#      16          1  0.71 / 0.76   1.45 / 1.41
+#      16          4  1.01 / 0.97   0.35 / 0.46
+#      32          1  0.49 / 0.53   0.41 / 1.01
+#      64          1  0.38 / 0.55   0.33 / 0.75
+#      64          4  1.01 / 1.00   0.23 / 0.33
+READING: dict[CellKind, buckets.Reading] = {
+    "relu": "slice", "tanh": "slice", "lstm": "gather", "gru": "ahead",
 }  # fmt: skip
-
-Look: TypeAlias = Callable[[tuple[jax.Array, ...]], tuple[jax.Array, ...]]
+WIDE, WIDE_IN_ALL = 32, 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -247,24 +248,38 @@ def _run_together(
     count: jax.Array | None,
 ) -> tuple[jax.Array, Carries]:
     """As `run_chunk`, time first, with all layers in the step."""
-    look = _of_symbols(parameters, structure, state, inputs)
+    known = _of_symbols(parameters, structure, state, inputs)
+
+    tells = _told_in_step(parameters, state, inputs)
 
     def token(state: Carries, now: tuple[jax.Array, ...]) -> tuple[Carries, jax.Array]:
-        read = _features(parameters, structure, state, now) if look is None else now[0]
-        projected = look is not None
+        read = _features(parameters, structure, state, now) if known is None else now[0]
+        projected = known is not None
         values, state = _apply_cells(structure, parameters, state, read, projected=projected)
-        return state, values
+        return state, _read_out(structure, parameters, values) if tells else values
 
-    made = _made_by(structure, state[-1])
-    reading = "slice" if look is None else _reading(structure, state[0])
-    after, values = buckets.scan(token, state, inputs, count, made, look, reading)
-    # One product for all tokens: in the step it makes the GRU take up to 1.6 times as long.
-    return _read_out(structure, parameters, values), after
+    made = _made_by(parameters, structure, state[-1], tells)
+    reading = "slice" if known is None else _reading(structure, state[0], known)
+    after, values = buckets.scan(token, state, inputs, count, made, known, reading)
+    return values if tells else _read_out(structure, parameters, values), after
 
 
-def _made_by(structure: Structure, carry: Carry) -> jax.ShapeDtypeStruct:
-    """What a cell gives at a token: its h."""
-    return jax.ShapeDtypeStruct(jax.tree.leaves(carry)[-1].shape, jnp.dtype(structure.dtype))  # type: ignore[no-untyped-call]
+def _told_in_step(parameters: Parameters, state: Carries, inputs: Sequence[jax.Array]) -> bool:
+    """Whether outputs are made in the step, rather than of all tokens at once."""
+    if not state:
+        return False
+    made = inputs[0].shape[0] * jax.tree.leaves(state[-1])[-1].size
+    return made >= MANY_VALUES or parameters["output_kernel"].size < FEW_WEIGHTS
+
+
+def _made_by(
+    parameters: Parameters, structure: Structure, carry: Carry, tells: bool
+) -> jax.ShapeDtypeStruct:
+    """What a layer gives at a token: its h, or outputs."""
+    shape = jax.tree.leaves(carry)[-1].shape
+    if tells:
+        shape = (*shape[:-1], parameters["output_bias"].shape[0])
+    return jax.ShapeDtypeStruct(shape, jnp.dtype(structure.dtype))  # type: ignore[no-untyped-call]
 
 
 def _run_layerwise(
@@ -280,16 +295,15 @@ def _run_layerwise(
     """
     over = tuple(inputs)  # what the next layer reads
     after: list[Carry] = []
-    # A few weights are read out in the step, too: of all tokens at once that takes longer.
-    told = parameters["output_kernel"].size < FEW_WEIGHTS and bool(state)
+    told = _told_in_step(parameters, state, inputs)
     known = _of_symbols(parameters, structure, state, inputs)
 
     for number, carry in enumerate(state):
         project = _cell(structure, parameters, number).dense_i
         first, tells = not number, told and number == len(state) - 1
-        look = known if first else None
+        table = known if first else None
         in_step = parameters["cells"][number]["dense_i"]["kernel"].size < FEW_WEIGHTS
-        if not in_step and look is None:
+        if not in_step and table is None:
             read = _features(parameters, structure, state, inputs) if first else over[0]
             over = (project(read),)
 
@@ -305,12 +319,9 @@ def _run_layerwise(
             carry, made = cell(carry, read)
             return carry, _read_out(structure, parameters, made) if tells else made
 
-        made = _made_by(structure, carry)
-        if tells:
-            shape = (*made.shape[:-1], parameters["output_bias"].shape[0])
-            made = jax.ShapeDtypeStruct(shape, made.dtype)  # type: ignore[no-untyped-call]
-        reading = _reading(structure, carry)
-        carried, values = buckets.scan(token, carry, over, count, made, look, reading)
+        made = _made_by(parameters, structure, carry, tells)
+        reading = _reading(structure, carry, table)
+        carried, values = buckets.scan(token, carry, over, count, made, table, reading)
         over = (values,)
         after.append(carried)
     if not after:
@@ -318,18 +329,19 @@ def _run_layerwise(
     return over[0] if told else _read_out(structure, parameters, over[0]), tuple(after)
 
 
-def _reading(structure: Structure, carry: Carry) -> buckets.Reading:
-    """How a cell reads what was made of its inputs."""
-    reading, least = READING[structure.kind]
-    return reading if jax.tree.leaves(carry)[-1].shape[-1] >= least else "slice"
+def _reading(structure: Structure, carry: Carry, table: jax.Array | None = None) -> buckets.Reading:
+    """How a cell reads what was made of its inputs, or rows of what was made of symbols."""
+    held, way = jax.tree.leaves(carry)[-1], READING[structure.kind]
+    pays = held.shape[-1] >= WIDE or held.size >= WIDE_IN_ALL
+    return way if pays or (way == "gather" and table is not None) else "slice"
 
 
 def _of_symbols(
     parameters: Parameters, structure: Structure, state: Carries, inputs: Sequence[jax.Array]
-) -> Look | None:
-    """What looks up what the first cell makes of symbols, where it reads a table alone.
+) -> jax.Array | None:
+    """What the first cell makes of each symbol, (symbols, gates * units), where it reads no more.
 
-    It makes it of each symbol once. None if that takes longer.
+    None if to make it of all symbols takes longer than of all tokens.
     """
     if structure.inputs != ("table",) or is_distribution(inputs[0]):
         return None
@@ -338,26 +350,11 @@ def _of_symbols(
         return None
     if not structure.cells or parameters["cells"][0]["dense_i"]["kernel"].size < FEW_WEIGHTS:
         return None
-    known = _cell(structure, parameters, 0).dense_i(table)
-    if _reading(structure, state[0]) == "gather":
-        return lambda now: (buckets.gathered(known, now[0]),)
-    return lambda now: (known[now[0]],)
-
-
-def run_compiled(
-    parameters: Parameters,
-    structure: Structure,
-    state: Carries,
-    inputs: Sequence[jax.Array],
-    count: jax.Array | np.integer,
-) -> tuple[jax.Array, Carries]:
-    """`run_chunk` under jit."""
-    weights = max((x["dense_h"]["kernel"].size for x in parameters["cells"]), default=0)
-    run = _jitted(len(inputs[0]) * weights <= FOR_ONE_CORE)
-    return run(parameters, structure, state, inputs, count)
+    return _cell(structure, parameters, 0).dense_i(table)
 
 
 @cache
-def _jitted(on_one_core: bool) -> Callable[..., tuple[jax.Array, Carries]]:
-    options = understood(ON_ONE_CORE | WIDE_VECTORS if on_one_core else WIDE_VECTORS)
-    return jax.jit(run_chunk, static_argnums=1, compiler_options=options)
+def compiled_run(on_one_core: bool, wide: bool) -> Callable[..., tuple[jax.Array, Carries]]:
+    """`run_chunk` under jit, on one core or with wide vectors where the device has such."""
+    options = (ON_ONE_CORE if on_one_core else {}) | (WIDE_VECTORS if wide else {})
+    return jax.jit(run_chunk, static_argnums=1, compiler_options=understood(options))

@@ -20,14 +20,16 @@ from flax import nnx
 
 from lsrl.backends.axes import Legend
 from lsrl.backends.cells.forward import (
+    FOR_ONE_CORE,
+    FOR_WIDE_VECTORS,
     Carries,
     Cell,
     CellKind,
     Parameters,
     Structure,
     apply_step,
+    compiled_run,
     run_chunk,
-    run_compiled,
 )
 from lsrl.backends.cells.kernels import Kernel, sparse_kernel, split_kernel
 from lsrl.backends.cells.self_test import check_activations
@@ -210,6 +212,8 @@ class CellNetwork(Network):
             self.output_bias = parameter(weights.output_bias, dtype)
             definitions = tuple(nnx.split(cell)[0] for cell in cells)
         self.structure = Structure(kind, dtype, kinds, definitions, tuple(patterns.items()))
+        # Of a token, in the layer that has most of them.
+        self._products = max((x.recurrent.size for x in weights.layers), default=0)
 
     # ------------------------------------------------------------ parameters
 
@@ -380,8 +384,9 @@ class CellNetwork(Network):
         count: np.integer | jax.Array,
     ) -> tuple[jax.Array, Carries]:
         """Some tokens of `prepared` parameters, all layers in the step or layer by layer."""
-        held, tokens = cast(Parameters, parameters), cast("Sequence[jax.Array]", inputs)
-        return run_compiled(held, self.structure, cast(Carries, state), tokens, count)
+        batch = len(inputs[0])
+        run = compiled_run(batch * self._products <= FOR_ONE_CORE, batch >= FOR_WIDE_VECTORS)
+        return run(parameters, self.structure, state, inputs, count)
 
     @classmethod
     def pure_sequence(
