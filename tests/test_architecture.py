@@ -134,7 +134,7 @@ COMMON = {
             "anatomy", "axes", "base", "buckets", "curves", "engine", "events", "factors", "hooks",
             "input_map", "loop", "machines", "network", "packed", "pattern", "reader", "records",
             "registry", "runner", "scans", "shortening", "strength", "sweeps", "torch_modules",
-            "units",
+            "units", "xla",
         )
     ),
 }  # fmt: skip
