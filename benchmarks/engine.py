@@ -573,8 +573,8 @@ def findings(tables: Mapping[str, Table]) -> list[str]:
         for (what, engine), exponent in exponents(tables["growth"]).items()
     ]
     found += [
-        f"{row['study'].capitalize()}, {row['shape']}: {number(row['took'])} times {row['beside']} "
-        "in CPU time."
+        f"{row['study'].capitalize()}, {row['shape']}: {number(row['took'])} times the CPU time of "
+        f"{row['beside']}."
         for row in tables["studies"].rows
     ]
     found += [

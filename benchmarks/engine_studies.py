@@ -117,7 +117,7 @@ def compare_studies(copies: int, captured: tuple[int, int], repeats: int) -> Tab
     found = {name: timing.cpu for name, timing in measure_together(works, repeats).items()}
     shape = f"{captured[0]} × {captured[1]}"
     for name, label in (
-        ("run", "Model.run, which is by events"), ("jax", "Model.run by jax"),
+        ("run", "Model.run, by events"), ("jax", "Model.run, by jax"),
         ("evaluator", "the evaluator"), ("copy", "a copy of what it gives"),
     ):  # fmt: skip
         ratio = found["study"] / found[name]

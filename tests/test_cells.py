@@ -1,5 +1,7 @@
 """The stock recurrent cells: exact to the bit where the certificate says so, and small."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,8 +13,10 @@ from hypothesis import strategies as st
 import lsrl
 from lsrl import errors, programs
 from lsrl.backends import registry
-from lsrl.backends.cells.kernels import sparse_kernel
-from lsrl.backends.cells.network import make_cell
+from lsrl.backends.cells import forward
+from lsrl.backends.cells.kernels import SplitKernel, sparse_kernel, split_kernel
+from lsrl.backends.cells.network import CellNetwork, make_cell
+from lsrl.interpret.wiring import quick
 from lsrl.testing.random_ops import OPS
 from lsrl.testing.random_programs import random_program
 from lsrl.testing.verification import compare, sample_inputs
@@ -407,6 +411,74 @@ def test_sparse_kernels_give_what_dense_ones_do(cell):
         }
         network.replace_parameters(kernels)
         np.testing.assert_allclose(network.run(features), by_kernels(), rtol=1e-5, atol=1e-5)
+
+
+WAYS = (("slice", 99, 1 << 40), ("gather", 99, 1), ("ahead", 99, 1 << 40), ("gather", 0, 1),
+        ("ahead", 0, 1))  # fmt: skip
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_every_way_through_time_gives_the_same(cell, monkeypatch):
+    """How inputs are read, layer by layer or not, and outputs in the step or of all at once."""
+    program = programs.induction_head(vocab=6, max_length=20)
+    model = lsrl.compile(program, cell, dtype="float64" if cell == "rnn_tanh" else "float32")
+    network = model.module
+    assert isinstance(network, CellNetwork)
+    assert model.certificate.exact
+    for batch in (1, 3):
+        ids = np.random.default_rng(batch).integers(0, 6, (batch, 20))
+        features = tuple(np.asarray(x) for x in model.features([ids]))
+        for reading, layerwise, many in WAYS:
+            monkeypatch.setattr(forward, "READING", dict.fromkeys(forward.READING, reading))
+            monkeypatch.setattr(forward, "LAYERWISE", dict.fromkeys(forward.READING, layerwise))
+            monkeypatch.setattr(forward, "MANY_VALUES", many)
+            monkeypatch.setattr(forward, "WIDE", 0)
+            run = quick(partial(forward.run_chunk, structure=network.structure))
+            with network.mode():
+                # The last three tokens don't count.
+                outputs, after = run(
+                    network.prepared(),
+                    state=network.init_state((batch,)),
+                    inputs=features,
+                    count=17,
+                )
+            np.testing.assert_array_equal(np.asarray(outputs)[:, :17], program.run(ids[:, :17]))
+            expected = model.run(ids[:, :17], return_state=True)[1].hidden
+            jax.tree.map(np.testing.assert_array_equal, after, expected)
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_full_kernels_multiply_in_parts(cell):
+    """Kernels as large as a cache, of which no weight is zero: close to what flax's cells give."""
+    model = lsrl.compile(programs.histogram(150, 12), cell)
+    network = model.module
+    full = {
+        name: array + 1e-3 * np.random.default_rng(0).random(array.shape)
+        for name, array in network.parameter_arrays().items()
+        if name.endswith(".kernel")
+    }
+    network.replace_parameters(full)
+    assert isinstance(network.prepared()["products"]["0"]["dense_h"], SplitKernel)
+    for batch in (1, 3, 20):
+        ids = np.random.default_rng(batch).integers(0, 150, (batch, 12))
+        whole, _ = network.apply(network.parameters(), tuple(model.features([ids])))
+        np.testing.assert_allclose(model.run(ids), whole, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(130, 520), (300, 700), (256, 1024), (1, 70_000)])
+def test_parts_of_a_kernel_are_the_kernel(rows, columns):
+    kernel = np.random.default_rng(0).integers(-9, 9, (rows, columns)).astype(np.float32)
+    split = split_kernel(jnp.asarray(kernel))
+    assert split is not None
+    assert len(split.parts) == -(-kernel.size // 2**16)
+    for shape in ((rows,), (1, rows), (2, rows), (3, 5, rows), (200, rows)):
+        values = np.random.default_rng(1).integers(-9, 9, shape).astype(np.float32)
+        np.testing.assert_array_equal(split.product(jnp.asarray(values)), values @ kernel)
+
+
+@pytest.mark.parametrize("shape", [(0, 40), (128, 512), (600, 600)])
+def test_kernels_that_are_as_fast_whole_stay_whole(shape):
+    assert split_kernel(jnp.ones(shape)) is None
 
 
 # Of few shapes, since jax compiles what a shape takes.
