@@ -19,6 +19,11 @@ ON_ONE_CORE: Options = {
 WIDE_VECTORS: Options = {"xla_cpu_prefer_vector_width": 512}
 
 
+def on_cpu() -> bool:
+    """Whether jax computes on one."""
+    return bool(jax.default_backend() == "cpu")
+
+
 def understood(options: Mapping[str, bool | int | str]) -> Options | None:
     """The options, or None where the device is no CPU or XLA of another version, with others."""
     return _understood(tuple(options.items()))
@@ -26,7 +31,7 @@ def understood(options: Mapping[str, bool | int | str]) -> Options | None:
 
 @cache
 def _understood(options: tuple[tuple[str, bool | int | str], ...]) -> Options | None:
-    if jax.default_backend() != "cpu":
+    if not on_cpu():
         return None
     try:
         jax.jit(jnp.negative, compiler_options=dict(options))(np.float32(0))

@@ -14,7 +14,7 @@ from lsrl.backends import buckets
 from lsrl.backends.cells.kernels import Kernel
 from lsrl.backends.network import Edit, aligned, is_distribution
 from lsrl.backends.pattern import Pattern
-from lsrl.backends.xla import ON_ONE_CORE, WIDE_VECTORS, understood
+from lsrl.backends.xla import ON_ONE_CORE, WIDE_VECTORS, on_cpu, understood
 from lsrl.ir.numbers import Array
 from lsrl.pytrees import HashedOnce
 
@@ -54,7 +54,7 @@ FOR_ONE_CORE, FOR_WIDE_VECTORS = 1 << 24, 16
 # A layer of fewer input weights takes longer to read what was made of all tokens than to make it in
 # the step.
 FEW_WEIGHTS = 1 << 6
-# So much of all tokens is read out in the step, too: it takes .5 to .9 of the time, of less more.
+# So much of all tokens is read out in the step, too, on a CPU: it takes .5 to .9 of the time.
 MANY_VALUES = 1 << 21
 # How cells read what was made of their inputs, from so many units on, or units of all sequences.
 # CPU seconds over those of slices, 1,000 tokens of histograms, compiled / with full kernels:
@@ -249,7 +249,6 @@ def _run_together(
 ) -> tuple[jax.Array, Carries]:
     """As `run_chunk`, time first, with all layers in the step."""
     known = _of_symbols(parameters, structure, state, inputs)
-
     tells = _told_in_step(parameters, state, inputs)
 
     def token(state: Carries, now: tuple[jax.Array, ...]) -> tuple[Carries, jax.Array]:
@@ -269,7 +268,8 @@ def _told_in_step(parameters: Parameters, state: Carries, inputs: Sequence[jax.A
     if not state:
         return False
     made = inputs[0].shape[0] * jax.tree.leaves(state[-1])[-1].size
-    return made >= MANY_VALUES or parameters["output_kernel"].size < FEW_WEIGHTS
+    many = made >= MANY_VALUES and on_cpu()
+    return many or parameters["output_kernel"].size < FEW_WEIGHTS
 
 
 def _made_by(
@@ -331,6 +331,8 @@ def _run_layerwise(
 
 def _reading(structure: Structure, carry: Carry, table: jax.Array | None = None) -> buckets.Reading:
     """How a cell reads what was made of its inputs, or rows of what was made of symbols."""
+    if not on_cpu():
+        return "slice"
     held, way = jax.tree.leaves(carry)[-1], READING[structure.kind]
     pays = held.shape[-1] >= WIDE or held.size >= WIDE_IN_ALL
     return way if pays or (way == "gather" and table is not None) else "slice"

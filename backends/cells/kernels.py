@@ -15,6 +15,7 @@ import numpy as np
 from jax import lax
 
 from lsrl.backends.network import aligned, on_device
+from lsrl.backends.xla import on_cpu
 from lsrl.ir.numbers import Array
 
 
@@ -119,7 +120,7 @@ class SplitKernel:
 
 def split_kernel(kernel: jax.Array) -> SplitKernel | None:
     """A kernel (rows, columns) in parts, or None if it is as fast whole."""
-    if not PART < kernel.size <= MOST_IN_PARTS or jax.default_backend() != "cpu":
+    if not PART < kernel.size <= MOST_IN_PARTS or not on_cpu():
         return None
     parts = np.array_split(np.asarray(kernel), -(-kernel.size // PART), axis=1)
     return SplitKernel(kernel, tuple(on_device(part, kernel.dtype) for part in parts))

@@ -15,13 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import DTypeLike
 
-from lsrl.backends import buckets
+from lsrl.backends import buckets, xla
 from lsrl.backends.linear import recurrence
 from lsrl.backends.linear.cell import Hidden, NetworkStructure, Parameters
 from lsrl.backends.linear.layers import Handed, Shape
 from lsrl.backends.linear.plan import Extent, Form, GroupCarry, NetworkPlan, Prepared, prepare
 from lsrl.backends.network import Inputs, precision
-from lsrl.backends.xla import ON_ONE_CORE, understood
 
 # ---------------------------------------------------------------- chunks
 
@@ -82,7 +81,7 @@ _Chunk = Callable[..., tuple[jax.Array, GroupCarry]]
 def _compiled(form: Form, shape: Shape, handed: Handed, on_one_core: bool) -> _Chunk:
     """Chunks of a form and a shape, jitted. To call a jit with static arguments takes longer."""
     run = partial(_run_chunk, form, shape=shape, handed=handed)
-    return jax.jit(run, compiler_options=understood(ON_ONE_CORE) if on_one_core else None)
+    return jax.jit(run, compiler_options=xla.understood(xla.ON_ONE_CORE) if on_one_core else None)
 
 
 # ---------------------------------------------------------------- tiles
@@ -100,10 +99,6 @@ _MOST_VALUES = 2**25  # rows * batch * tokens of a very wide stack
 _LEAST_SHARED = 2**20  # rows * batch * tokens: for fewer, a second thread costs more than it saves
 _LEAST_SEGMENT = 16
 _LONG_SEGMENT = 64
-
-
-def _on_cpu() -> bool:
-    return bool(jax.default_backend() == "cpu")
 
 
 def _cores() -> int:
@@ -243,7 +238,7 @@ def run_tiles(
         finals = [np.broadcast_to(start, (batch, start.shape[1])).copy() for start in starts]
     if batch == 0 or tokens == 0:
         return outputs, finals
-    on_cpu = _on_cpu()
+    on_cpu = xla.on_cpu()
     room, extent = (batch, tokens), prepared.extent
     alone = batch * tokens * extent.width < _LEAST_SHARED
     if chunk is None and alone and buckets.is_small(batch, tokens):
