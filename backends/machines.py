@@ -53,6 +53,8 @@ NEVER = -1.0
 TURNED = 2
 # Edges of one weight to drives on end from which on they are passed on at once.
 MANY = 8
+# Choices of entries of hooks for which sweeps are kept.
+MOST_WATCHED = 8
 
 
 class Wired:
@@ -71,8 +73,10 @@ class Wired:
         whole = units_of(stack)
         units = curved(shortened(whole))
         sweeps = importlib.import_module("lsrl.backends.sweeps")
-        self._whole = whole if sweeps.possible(whole) else None
-        del whole  # a large one is of no more use, and takes room
+        # A large one is of no more use, and takes room.
+        self._whole = (stack, whole) if sweeps.possible(whole) else None
+        del whole
+        self._watching: dict[tuple[tuple[int, ...], ...], Sweep | None] = {}
         self.units, self.dtype = units, dtype
         self.number = np.dtype(np.float64 if dtype == "float64" else np.float32)
         self.engine: Any = engine or importlib.import_module("lsrl.backends.events")
@@ -197,13 +201,26 @@ class Wired:
         """What runs whole sequences unit by unit; None if they are not such units."""
         # As the engine, it takes numba along, which nobody needs who runs by jax.
         sweeps = importlib.import_module("lsrl.backends.sweeps")
-        return None if self._whole is None else sweeps.Sweep(self._whole, self.number)
+        return None if self._whole is None else sweeps.Sweep(self._whole[1], self.number)
+
+    def watching(self, watched: tuple[tuple[int, ...], ...]) -> "Sweep | None":
+        """As `sweep`, whose outputs are entries of hooks, see `units_of`."""
+        if watched not in self._watching and self._whole is not None:
+            sweeps = importlib.import_module("lsrl.backends.sweeps")
+            units = units_of(self._whole[0], watched)
+            if len(self._watching) == MOST_WATCHED:
+                self._watching.clear()
+            found = sweeps.Sweep(units, self.number) if sweeps.possible(units) else None
+            self._watching[watched] = found
+        return self._watching.get(watched)
 
     @property
     def swept_edges(self) -> float:
         """Edges that a sweep follows at each token; infinite where there is none."""
-        whole = self._whole
-        return math.inf if whole is None else float(whole.forward.nnz + whole.back.nnz)
+        if self._whole is None:
+            return math.inf
+        _, whole = self._whole
+        return float(whole.forward.nnz + whole.back.nnz)
 
     def drives(self, values: Array) -> Array:
         """(drives,) of all units where they show these values (units,), as the engine has them."""

@@ -191,6 +191,24 @@ class Runner:
         self.count(machines)
         return outputs, engine.finish(machines, structure) if with_state else ()
 
+    def hooks(
+        self, network: Network, wired: Wired, inputs: Sequence[Array],
+        watched: tuple[tuple[int, ...], ...],
+    ) -> Array | None:  # fmt: skip
+        """Entries of hooks (batch, time, entries) float64; None if they don't run by sweeps.
+
+        Args:
+          network: that runs.
+          wired: of `ready`.
+          inputs: per program input ids (batch, time) or vectors (batch, time, width).
+          watched: of each hook, that of the input map first: which entries.
+        """
+        sweep = wired.watching(watched)
+        if sweep is None:
+            return None
+        rows = sweep.started(jax.tree.leaves(self._first(network, wired).hidden))
+        return sweep.run(inputs, rows, _cores(), False, np.float64)[0]
+
     def _first(self, network: Network, wired: Wired) -> "_Begun":
         """The initial state, which jax would make anew each time."""
         if self._begun is None or self._begun.wired is not wired:

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, NamedTuple
 
 import numpy as np
+from numpy.typing import DTypeLike
 from scipy import sparse
 
 from lsrl.backends.events import COMPILED, compiled
@@ -181,9 +182,14 @@ def abreast(
             for k in range(outputs.shape[2]):
                 for i in range(lanes):
                     said[j, k, i] = held[now + readout + k, i] + zero
-        for k in range(outputs.shape[2]):
+        if outputs.shape[2] == 1:
             for i in range(lanes):
                 for j in range(tokens):
+                    outputs[i, start + j, 0] = said[j, 0, i]
+            continue
+        for i in range(lanes):
+            for j in range(tokens):
+                for k in range(outputs.shape[2]):
                     outputs[i, start + j, k] = said[j, k, i]
 
 
@@ -352,8 +358,9 @@ class Sweep:
         self._turns = _turns(self._rows, self._edges, kept)
 
     def run(
-        self, inputs: Sequence[Array], before: Array, threads: int, with_state: bool
-    ) -> tuple[Array, list[Array]]:
+        self, inputs: Sequence[Array], before: Array, threads: int, with_state: bool,
+        dtype: DTypeLike | None = None,
+    ) -> tuple[Array, list[Array]]:  # fmt: skip
         """Run whole sequences.
 
         Args:
@@ -361,6 +368,7 @@ class Sweep:
           before: of `started`, for the batch or for one sequence.
           threads: at most.
           with_state: whether the last state is wanted.
+          dtype: of the outputs; that of the network's values if None.
 
         Returns:
           (batch, time, outputs), and the state after the last token if it is wanted.
@@ -375,7 +383,7 @@ class Sweep:
         if self._vectors:
             parts = [inputs[number] for number in self._vectors]
             given = np.concatenate(parts, axis=-1).astype(self.number)
-        outputs = np.empty((batch, time, self.units.outputs), self.number)
+        outputs = np.empty((batch, time, self.units.outputs), dtype or self.number)
         turns, count = self._turns, len(self._rows)
         room = turns.slots * turns.real
         fit = NEAR // (room * self.number.itemsize)

@@ -364,18 +364,21 @@ def _number_of(units: int) -> np.dtype[np.signedinteger[Any]]:
     return np.dtype(np.int32 if GATES * units < 2**31 else np.int64)
 
 
-def units_of(stack: Stack) -> Units:
-    """The units of a network."""
+def units_of(stack: Stack, watched: Sequence[Sequence[int]] | None = None) -> Units:
+    """The units of a network.
+
+    Args:
+      stack: the network.
+      watched: of each hook, that of the input map first: entries that are the outputs, one hook
+        after another, in place of the network's; some hooks or all.
+    """
     made = _Builder()
     made.add(1)
     slots, sources, kernel, bias = _inputs(made, stack)
     leaves: list[Leaf] = []
+    hooks = [(sources, kernel, bias)]
     for layer in stack.layers:
-        # The features' bias reaches what reads them once and for all, if they are no units.
-        inputs = csr(layer.inputs)
-        drive = np.asarray(layer.bias, np.float64) + (0 if bias is None else bias @ inputs)
-        if kernel is not None:
-            inputs = csr(kernel @ inputs)
+        inputs, drive = _composed(kernel, bias, csr(layer.inputs), layer.bias)
         if layer.shown is not None:
             sources, leaf = _linear(made, sources, inputs, layer, layer.shown, drive)
             leaves.append(leaf)
@@ -383,12 +386,24 @@ def units_of(stack: Stack) -> Units:
             sources, found = _cells(made, stack.cell, sources, inputs, layer, drive)
             leaves.extend(found)
         kernel, bias = None, None
-    last = csr(stack.output_kernel)
-    drive = np.asarray(stack.output_bias, np.float64) + (0 if bias is None else bias @ last)
-    last = last if kernel is None else csr(kernel @ last)
+        hooks.append((sources, None, None))
+    if watched is None:
+        reads = [(hooks[-1], csr(stack.output_kernel), stack.output_bias)]
+    else:
+        reads = [
+            (hook, _picking(hook, entries), np.zeros(len(entries)))
+            for hook, entries in zip(hooks, watched, strict=False)
+        ]
+    last = [(hook[0], *_composed(*hook[1:], *own)) for hook, *own in reads]
     made.stage()
-    outputs = made.add(last.shape[1], bias=drive[:, None])
-    made.connect(sources, GATES * outputs, last)
+    outputs = made.add(
+        sum(read.shape[1] for _, read, _ in last),
+        bias=np.concatenate([drive for _, _, drive in last])[:, None],
+    )
+    first = 0
+    for own, read, _ in last:
+        made.connect(own, GATES * outputs[first : first + read.shape[1]], read)
+        first += read.shape[1]
     made.stage()
     if not stack.layers:
         leaves.append(Leaf(np.zeros(0, int), "hidden"))
@@ -405,6 +420,29 @@ def units_of(stack: Stack) -> Units:
         len(outputs),
         stack.cell.kind in (LSTM, GRU),
     )
+
+
+# Units that show it, or of an input map what is left to multiply them with, and its bias.
+_Hook = tuple[Array, sparse.csr_array | None, Array | None]
+
+
+def _composed(
+    kernel: sparse.csr_array | None, bias: Array | None, read: sparse.csr_array, drive: Array
+) -> tuple[sparse.csr_array, Array]:
+    """What reads the units of a hook, which are features but for a kernel, and its own bias.
+
+    The features' bias reaches what reads them once and for all, if they are no units.
+    """
+    offset = np.asarray(drive, np.float64) + (0 if bias is None else bias @ read)
+    return (read if kernel is None else csr(kernel @ read)), offset
+
+
+def _picking(hook: _Hook, entries: Sequence[int]) -> sparse.csr_array:
+    """(entries of a hook, some), 1 where it is one of them."""
+    sources, kernel, _ = hook
+    count = len(sources) if kernel is None else kernel.shape[1]
+    ones, columns = np.ones(len(entries)), np.arange(len(entries))
+    return csr(sparse.coo_array((ones, (entries, columns)), shape=(count, len(entries))))
 
 
 def _inputs(

@@ -150,6 +150,16 @@ class Looping(ABC):
                 "run: runner='events' has no chunk and no mesh, since it makes no arrays of whole "
                 "layers; leave them out, or the runner"
             )
+        wired = self._swept(arrays, state, runner, elsewhere)
+        if wired is None:
+            return None
+        hidden = None if state is None else state.hidden
+        return self._runner.whole(self.module, wired, hidden, arrays, with_state)
+
+    def _swept(
+        self, arrays: Sequence[Array], state: State | None, runner: RunnerName, elsewhere: bool
+    ) -> Wired | None:
+        """The units to run whole sequences by events, as of `_whole_by_events`."""
         batch, time = arrays[0].shape[:2]
         length = time + (0 if state is None else state.position)
         narrow = not elsewhere and self._runner.width(self.module) <= MOST_SWEPT
@@ -159,8 +169,28 @@ class Looping(ABC):
         most = MOST_EDGES if batch <= MOST_STEPPED else MOST_EDGES // 2
         if runner == "auto" and not (wired.compiled and wired.swept_edges <= most):
             return None
-        hidden = None if state is None else state.hidden
-        return self._runner.whole(self.module, wired, hidden, arrays, with_state)
+        return wired
+
+    def hooks(self, arrays: Sequence[Array], units: Sequence[Sequence[int]]) -> Array | None:
+        """Entries of what layers hand on, of whole sequences of an exact model.
+
+        Args:
+          arrays: the inputs: ids (batch, time) or vectors (batch, time, width).
+          units: of each layer, the input map first: which entries.
+
+        Returns:
+          (batch, time, entries), float64 where no zero has a sign, the entries of a layer one after
+          another; None where the network runs token by token alone.
+        """
+        watched = tuple(tuple(map(int, some)) for some in units)
+        wired = self._swept(arrays, None, "auto", False)
+        found = None if wired is None else self._runner.hooks(self.module, wired, arrays, watched)
+        if found is None:
+            with self.device_mode():
+                found = self.module.run_hooks(self.features(arrays), watched)
+            if found is not None:
+                found += 0.0
+        return found
 
     def _going_on(self, state: State, runner: RunnerName) -> Going | None:
         """Machines that the last step left at this very state, if all is as it was for that one.

@@ -320,6 +320,7 @@ MODEL = {
     "load_state": lambda model, path: state_saved(model, path / "state"),
     "init_state": lambda model, _: model.init_state(2),
     "step": lambda model, _: model.step(model.init_state(), IDS[0, 0]),
+    "hooks": lambda model, _: model.hooks([IDS], [[0]]),
     "generate": lambda model, _: generated(model),
     "loop": lambda model, path: looped(model, path / "run"),
     "load_run": lambda model, path: looped(model, path / "run"),

@@ -8,6 +8,9 @@ import lsrl
 from lsrl.backends.sweeps import FEW, Sweep, possible
 from lsrl.backends.units import Units, units_of
 from lsrl.errors import InputError, LsrlError
+from lsrl.interpret import capture
+from lsrl.interpret.interventions import wiring_of
+from lsrl.interpret.reading import reading_of
 from lsrl.ir.numbers import Array
 from lsrl.model import Model
 from lsrl.testing.random_programs import random_program
@@ -59,6 +62,44 @@ def test_random_programs_alone_and_abreast(target: str) -> None:
     (model, units), _ = exact_models(target, 3)
     check_alike(model, units, 2, 0)
     check_alike(model, units, FEW + 1, 1)
+
+
+def check_hooks(model: Model, batch: int) -> None:
+    """What is read off the network, in one pass, is what jax has layer by layer."""
+    wiring, watched = wiring_of(model), reading_of(model.circuit).units
+    inputs = sample_inputs(model.program.inputs, batch, 10, batch)
+    stack = model.module.stack()
+    assert stack is not None
+    units = units_of(stack, watched)
+    assert possible(units)
+    sweep = Sweep(units, np.dtype(model.dtype))
+    start = list(map(np.asarray, jax.tree.leaves(model.init_state(1).hidden)))
+    found, _ = sweep.run(inputs, sweep.started(start), 1, False, np.float64)
+    hooks = wiring.run(inputs, hooks=True)[1]
+    wanted = [hook[..., list(some)] for hook, some in zip(hooks, watched, strict=True)]
+    assert found.dtype == np.float64
+    assert np.array_equal(found, np.concatenate(wanted, axis=-1))
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_entries_of_hooks(target: str) -> None:
+    for model, _ in exact_models(target, 3):
+        check_hooks(model, 2)
+    check_hooks(lsrl.compile(lsrl.programs.tok2tok(3, 10), target), FEW + 1)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_signals_are_captured_by_the_faster_runner(target: str) -> None:
+    model = lsrl.compile(lsrl.programs.tok2tok(3, 10), target)
+    ids = np.random.default_rng(0).integers(0, 10, (3, 20))
+    held, meant = capture(model, ids), capture(model, ids, on="evaluator")
+    assert held.keys() == meant.keys()
+    for name, values in held.items():
+        known = model.circuit.held[name]
+        assert np.array_equal(values[..., known], meant[name][..., known]), name
+        assert np.isnan(values[..., ~known]).all() and not np.signbit(values[values == 0]).any()
+    some = capture(model, ids, signals=["match"])
+    assert np.array_equal(some["match"], meant["match"])
 
 
 @pytest.mark.studies

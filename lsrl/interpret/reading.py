@@ -5,6 +5,7 @@ Most channels are one entry as it is, so most signals are what was picked and ta
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from itertools import pairwise
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -16,6 +17,8 @@ from lsrl.ir.numbers import Array
 _FEW_TERMS = 2
 # An element of a signal.
 _Place: TypeAlias = tuple[str, int]
+# The first of some columns on end, -1 where there are none, and how many.
+_Runs: TypeAlias = tuple[tuple[int, int], ...]
 
 
 @lru_cache(maxsize=256)
@@ -74,7 +77,9 @@ class Reading:
         }
         self.units, columns, self._sums = _picked(circuit, held)
         self._columns = {
-            signal.name: np.array([columns.get((signal.name, e), -1) for e in range(signal.width)])
+            signal.name: _runs(
+                np.array([columns.get((signal.name, e), -1) for e in range(signal.width)])
+            )
             for signal in signals
         }
 
@@ -91,19 +96,19 @@ class Reading:
                 turned = np.swapaxes(hook, 0, 1) if time_first else hook
                 place[...] = turned[..., _on_end(units)]
                 start += len(units)
+        found += 0.0  # as a sum has it, zero has no sign
         return np.swapaxes(found, 0, 1) if time_first else found
 
     def decoded(self, picked: Array) -> dict[str, Array]:
         """Signals (batch, time, width), float64.
 
         Args:
-          picked: as `picked` gives it; it is changed, and signals are views of it.
+          picked: as `picked` gives it; signals are views of it.
         """
-        picked += 0.0  # as a sum has it, zero has no sign
         values = picked
         if self._sums:
             values = np.concatenate([picked, *(sums(picked) for sums in self._sums)], axis=-1)
-        found = {name: _taken(values, columns) for name, columns in self._columns.items()}
+        found = {name: _taken(values, runs) for name, runs in self._columns.items()}
         found |= derived_values(self._derived, found, picked.shape[:2])
         return found if self._names is None else {name: found[name] for name in self._names}
 
@@ -182,10 +187,22 @@ def _on_end(numbers: Sequence[int]) -> slice | list[int]:
     return list(numbers)
 
 
-def _taken(values: Array, columns: Array) -> Array:
+def _runs(columns: Array) -> _Runs:
+    """Columns that lie on end, and those of which there are none, -1, side by side."""
+    steps = np.where(columns[:-1] < 0, 0, 1)
+    breaks = np.flatnonzero(np.diff(columns) != steps) + 1
+    ends = pairwise([0, *breaks.tolist(), len(columns)])
+    return tuple((int(columns[first]), last - first) for first, last in ends if last > first)
+
+
+def _taken(values: Array, runs: _Runs) -> Array:
     """The columns of values (..., columns), 0 where there is none: a view where they lie so."""
-    if (columns < 0).any():
-        found = np.zeros((*values.shape[:-1], len(columns)))
-        found[..., columns >= 0] = values[..., columns[columns >= 0]]
-        return found
-    return values[..., _on_end(columns.tolist())]
+    if len(runs) == 1 and runs[0][0] >= 0:
+        first, count = runs[0]
+        return values[..., first : first + count]
+    found, place = np.empty((*values.shape[:-1], sum(count for _, count in runs))), 0
+    for first, count in runs:
+        held = values[..., first : first + count] if first >= 0 else 0
+        found[..., place : place + count] = held
+        place += count
+    return found

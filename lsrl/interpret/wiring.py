@@ -132,8 +132,7 @@ class Wiring:
             # To compile some of them takes longer than to run all, unless these are many.
             if batch * time * sum(map(len, whole.units)) > MANY:
                 whole = reading
-            with self.model.device_mode():
-                found = self.model.module.run_hooks(self.model.features(inputs), whole.units)
+            found = self.model.hooks(inputs, whole.units)
             if found is not None:
                 values = whole.decoded(found)
                 return values if names is None else {name: values[name] for name in names}
