@@ -497,7 +497,7 @@ def test_counters():
 @pytest.mark.parametrize("seed", studied(range(3), 0))
 def test_chunks_as_accelerators_run_them(seed, monkeypatch):
     """Arrays in the order of users, which XLA turns over, in segments."""
-    monkeypatch.setattr(tiles, "_on_cpu", lambda: False)
+    monkeypatch.setattr(tiles.xla, "on_cpu", lambda: False)
     weights = random_network(seed, inputs=2, depth=2)
     assert_exact(weights, signals(seed, 2, 2, 90))
     assert_exact(weights, signals(seed, 2, 1, 700))
