@@ -249,7 +249,7 @@ def _run_together(
 ) -> tuple[jax.Array, Carries]:
     """As `run_chunk`, time first, with all layers in the step."""
     known = _of_symbols(parameters, structure, state, inputs)
-    tells = _told_in_step(parameters, state, inputs)
+    tells = _told_in_step(parameters, state, inputs, count)
 
     def token(state: Carries, now: tuple[jax.Array, ...]) -> tuple[Carries, jax.Array]:
         read = _features(parameters, structure, state, now) if known is None else now[0]
@@ -263,12 +263,18 @@ def _run_together(
     return values if tells else _read_out(structure, parameters, values), after
 
 
-def _told_in_step(parameters: Parameters, state: Carries, inputs: Sequence[jax.Array]) -> bool:
+def _told_in_step(
+    parameters: Parameters,
+    state: Carries,
+    inputs: Sequence[jax.Array],
+    count: jax.Array | None,
+) -> bool:
     """Whether outputs are made in the step, rather than of all tokens at once."""
     if not state:
         return False
     made = inputs[0].shape[0] * jax.tree.leaves(state[-1])[-1].size
-    many = made >= MANY_VALUES and on_cpu()
+    # For grad a product of all tokens is one product of all their cotangents, too.
+    many = made >= MANY_VALUES and on_cpu() and count is not None
     return many or parameters["output_kernel"].size < FEW_WEIGHTS
 
 
@@ -295,7 +301,7 @@ def _run_layerwise(
     """
     over = tuple(inputs)  # what the next layer reads
     after: list[Carry] = []
-    told = _told_in_step(parameters, state, inputs)
+    told = _told_in_step(parameters, state, inputs, count)
     known = _of_symbols(parameters, structure, state, inputs)
 
     for number, carry in enumerate(state):
