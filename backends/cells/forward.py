@@ -307,11 +307,15 @@ def _run_layerwise(
     for number, carry in enumerate(state):
         project = _cell(structure, parameters, number).dense_i
         first, tells = not number, told and number == len(state) - 1
-        table = known if first else None
+        # For grad, what comes back to the table is added up at once, and not token by token.
+        table = known if first and count is not None else None
         in_step = parameters["cells"][number]["dense_i"]["kernel"].size < FEW_WEIGHTS
         if not in_step and table is None:
-            read = _features(parameters, structure, state, inputs) if first else over[0]
-            over = (project(read),)
+            if first and known is not None:
+                over = (known[inputs[0]],)
+            else:
+                read = _features(parameters, structure, state, inputs) if first else over[0]
+                over = (project(read),)
 
         def token(
             carry: Carry, now: tuple[jax.Array, ...], number: int = number,
