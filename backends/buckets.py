@@ -5,6 +5,7 @@ last; what is beyond is cut off again. A state is of the tokens that count: loop
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal, TypeAlias, TypeVar, cast
 
 import jax
@@ -101,6 +102,7 @@ def scan(
     output: jax.ShapeDtypeStruct,
     table: jax.Array | None = None,
     reading: Reading = "slice",
+    axis: int = 0,
 ) -> tuple[State, jax.Array]:
     """As `lax.scan`, of the first tokens alone; not for grad if it ends where it is told.
 
@@ -112,6 +114,7 @@ def scan(
       output: shape and dtype of an output.
       table: of which `token` reads rows; then the inputs are ids, and no others.
       reading: of vectors and rows, see `Reading`.
+      axis: of time, in the outputs.
 
     Returns:
       The state after the tokens that count, and outputs (time, ...), zero behind them.
@@ -121,8 +124,11 @@ def scan(
         def every(state: State, now: tuple[jax.Array, ...]) -> tuple[State, jax.Array]:
             return token(state, now if table is None else (table[now[0]],))
 
-        return cast(tuple[State, jax.Array], lax.scan(every, state, tuple(inputs)))
-    made = jnp.zeros((inputs[0].shape[0], *output.shape), output.dtype)
+        after, told = cast(tuple[State, jax.Array], lax.scan(every, state, tuple(inputs)))
+        return after, jnp.moveaxis(told, 0, axis)
+    shape = list(output.shape)
+    shape.insert(axis, inputs[0].shape[0])
+    made = jnp.zeros(shape, output.dtype)
     sources: list[_Source] = [(table, x) for x in inputs]
     if reading == "gather":
         sources = [_gathering(*source) for source in sources]
@@ -133,8 +139,8 @@ def scan(
     def following(now: _Now[State]) -> _Now[State]:
         place, state, made, read = now
         state, values = token(state, read or at(place))
-        made = lax.dynamic_update_index_in_dim(made, values, place, 0, allow_negative_indices=False)
-        return place + 1, state, made, at(place + 1) if read else ()
+        put = partial(lax.dynamic_update_index_in_dim, axis=axis, allow_negative_indices=False)
+        return place + 1, state, put(made, values, place), at(place + 1) if read else ()
 
     first = jnp.int32(0)
     start = (first, state, made, at(first) if reading == "ahead" else ())

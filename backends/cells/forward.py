@@ -56,6 +56,8 @@ FOR_ONE_CORE, FOR_WIDE_VECTORS = 1 << 24, 16
 FEW_WEIGHTS = 1 << 6
 # So much of all tokens is read out in the step, too, on a CPU: it takes .5 to .9 of the time.
 MANY_VALUES = 1 << 21
+# Numbers of a line of memory.
+LINE = 16
 # How cells read what was made of their inputs, from so many units on, or units of all sequences.
 # CPU seconds over those of slices, 1,000 tokens of histograms, compiled / with full kernels:
 #
@@ -236,8 +238,7 @@ def run_chunk(
     timed = tuple(jnp.moveaxis(x, 1, 0) for x in inputs)
     many = inputs[0].shape[0] > LAYERWISE[structure.kind]
     run = _run_together if many else _run_layerwise
-    values, after = run(parameters, structure, state, timed, count)
-    return jnp.moveaxis(values, 0, 1), after
+    return run(parameters, structure, state, timed, count)
 
 
 def _run_together(
@@ -247,7 +248,7 @@ def _run_together(
     inputs: Sequence[jax.Array],
     count: jax.Array | None,
 ) -> tuple[jax.Array, Carries]:
-    """As `run_chunk`, time first, with all layers in the step."""
+    """As `run_chunk`, of inputs with time first, with all layers in the step."""
     known = _of_symbols(parameters, structure, state, inputs)
     tells = _told_in_step(parameters, state, inputs, count)
 
@@ -259,8 +260,18 @@ def _run_together(
 
     made = _made_by(parameters, structure, state[-1], tells)
     reading = "slice" if known is None else _reading(structure, state[0], known)
-    after, values = buckets.scan(token, state, inputs, count, made, known, reading)
-    return values if tells else _read_out(structure, parameters, values), after
+    axis = _time_axis(made)
+    after, values = buckets.scan(token, state, inputs, count, made, known, reading, axis)
+    told = values if tells else _read_out(structure, parameters, values)
+    return jnp.moveaxis(told, axis, 1), after
+
+
+def _time_axis(made: jax.ShapeDtypeStruct) -> int:
+    """That of time in the outputs, 1 where they need not be turned over behind the loop.
+
+    What a sequence has at a token is a line of memory then, or more.
+    """
+    return int(on_cpu() and made.shape[-1] >= LINE)
 
 
 def _told_in_step(
@@ -295,7 +306,7 @@ def _run_layerwise(
     inputs: Sequence[jax.Array],
     count: jax.Array | None,
 ) -> tuple[jax.Array, Carries]:
-    """As `run_chunk`, time first, layer by layer.
+    """As `run_chunk`, of inputs with time first, layer by layer.
 
     What a cell makes of its inputs alone it makes of all tokens at once.
     """
@@ -331,12 +342,14 @@ def _run_layerwise(
 
         made = _made_by(parameters, structure, carry, tells)
         reading = _reading(structure, carry, table)
-        carried, values = buckets.scan(token, carry, over, count, made, table, reading)
+        axis = _time_axis(made) if number == len(state) - 1 else 0
+        carried, values = buckets.scan(token, carry, over, count, made, table, reading, axis)
         over = (values,)
         after.append(carried)
     if not after:
-        over = (_features(parameters, structure, state, inputs),)
-    return over[0] if told else _read_out(structure, parameters, over[0]), tuple(after)
+        axis, over = 0, (_features(parameters, structure, state, inputs),)
+    outputs = over[0] if told else _read_out(structure, parameters, over[0])
+    return jnp.moveaxis(outputs, axis, 1), tuple(after)
 
 
 def _reading(structure: Structure, carry: Carry, table: jax.Array | None = None) -> buckets.Reading:
