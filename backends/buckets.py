@@ -117,7 +117,8 @@ def scan(
       axis: of time, in the outputs.
 
     Returns:
-      The state after the tokens that count, and outputs (time, ...), zero behind them.
+      The state after the tokens that count, and outputs (time, ...), or with time at the axis,
+      zero behind them.
     """
     if count is None:
 
@@ -154,7 +155,7 @@ def _gathering(table: jax.Array | None, values: jax.Array) -> _Source:
         table = values.reshape(-1, *values.shape[2:])
         values = jnp.arange(len(table), dtype=jnp.int32).reshape(values.shape[:2])
     single = values.shape[1] == 1
-    # In the loop that takes longer than to gather.
+    # Doubled here, not in the loop, where that takes longer than to gather.
     return table, jnp.concatenate([values, values], axis=1) if single else values
 
 

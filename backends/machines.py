@@ -73,9 +73,8 @@ class Wired:
         whole = units_of(stack)
         units = curved(shortened(whole))
         sweeps = importlib.import_module("lsrl.backends.sweeps")
-        # A large one is of no more use, and takes room.
         self._whole = (stack, whole) if sweeps.possible(whole) else None
-        del whole
+        del whole  # a large one is of no more use, and takes room
         self._watching: dict[tuple[tuple[int, ...], ...], Sweep | None] = {}
         self.units, self.dtype = units, dtype
         self.number = np.dtype(np.float64 if dtype == "float64" else np.float32)
