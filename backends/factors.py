@@ -1,5 +1,6 @@
 """Rows of sparse weights that are alike, in parts, and are added up once."""
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -26,6 +27,12 @@ def csr(matrix: object) -> sparse.csr_array:
     found.sum_duplicates()
     found.eliminate_zeros()
     return found
+
+
+def picking(count: int, entries: Sequence[int]) -> sparse.csr_array:
+    """(count, entries), 1 where one of so many is the entry."""
+    ones, columns = np.ones(len(entries)), np.arange(len(entries))
+    return csr(sparse.coo_array((ones, (entries, columns)), shape=(count, len(entries))))
 
 
 def factor(kernel: sparse.csr_array) -> tuple[sparse.csr_array, sparse.csr_array] | None:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import sparse
 
-from lsrl.backends.factors import csr, factor
+from lsrl.backends.factors import csr, factor, picking
 from lsrl.ir.numbers import Array
 from lsrl.parameters import Parameter
 
@@ -391,7 +391,7 @@ def units_of(stack: Stack, watched: Sequence[Sequence[int]] | None = None) -> Un
         reads = [(hooks[-1], csr(stack.output_kernel), stack.output_bias)]
     else:
         reads = [
-            (hook, _picking(hook, entries), np.zeros(len(entries)))
+            (hook, picking(_entries(hook), entries), np.zeros(len(entries)))
             for hook, entries in zip(hooks, watched, strict=False)
         ]
     last = [(hook[0], *_composed(*hook[1:], *own)) for hook, *own in reads]
@@ -437,12 +437,9 @@ def _composed(
     return (read if kernel is None else csr(kernel @ read)), offset
 
 
-def _picking(hook: _Hook, entries: Sequence[int]) -> sparse.csr_array:
-    """(entries of a hook, some), 1 where it is one of them."""
+def _entries(hook: _Hook) -> int:
     sources, kernel, _ = hook
-    count = len(sources) if kernel is None else kernel.shape[1]
-    ones, columns = np.ones(len(entries)), np.arange(len(entries))
-    return csr(sparse.coo_array((ones, (entries, columns)), shape=(count, len(entries))))
+    return len(sources) if kernel is None else int(kernel.shape[1])
 
 
 def _inputs(

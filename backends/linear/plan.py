@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import sparse
 
+from lsrl.backends.factors import picking
 from lsrl.backends.linear import recurrence
 from lsrl.backends.linear.cell import LayerStructure, NetworkStructure, Parameters
 from lsrl.backends.linear.decomposition import Decomposition, Group, decompose
@@ -302,8 +303,7 @@ def _picked(units: int, some: tuple[int, ...]) -> _Output | None:
     """The map that picks some units; None for none."""
     if not some:
         return None
-    entries = np.ones(len(some)), (np.array(some), np.arange(len(some)))
-    return sparse.csc_array(entries, shape=(units, len(some))), np.zeros(len(some))
+    return picking(units, some).tocsc(), np.zeros(len(some))
 
 
 def _matrix(parameters: Parameters, structure: NetworkStructure, name: str) -> sparse.csr_array:
