@@ -7,6 +7,7 @@ other, with what they hold in the processor's nearest cache. The certificate say
 sums makes no difference.
 """
 
+import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, NamedTuple
@@ -15,7 +16,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 from scipy import sparse
 
-from lsrl.backends.events import COMPILED, compiled
+from lsrl.backends.events import COMPILED, compiled, part
 from lsrl.backends.units import PRODUCT, Units
 from lsrl.ir.numbers import Array
 
@@ -26,6 +27,8 @@ MOST_ROWS: Final = 1 << 10
 LEAST_LANES, MOST_LANES, FEW = 64, 256, 8
 # Bytes that they hold between them, unless that were too few sequences: so they stay near the core.
 NEAR = 1 << 17
+# Bytes of a line of memory: loads and stores across two of them take a sixth of a run's time.
+LINE = 1 << 6
 # Tokens whose ids and outputs of sequences side by side are turned around at a time.
 BLOCK = 16
 # Tokens ago up to which a delay is read where it was made, rather than handed on.
@@ -38,7 +41,7 @@ LARGEST = 2.0**23
 
 def _records(dtype: np.dtype[Any]) -> tuple[np.dtype[np.void], np.dtype[np.void]]:
     number = dtype.str
-    places = [(name, "u4") for name in ("first", "middle", "last", "slot")]
+    places = [(name, "u4") for name in ("first", "middle", "last", "slot", "place")]
     row = [*places, ("kind", "u4"), ("bias", number), ("low", number), ("slope", number)]
     edge = [("source", "u4"), ("weight", number)]
     return np.dtype(row, align=True), np.dtype(edge, align=True)
@@ -46,31 +49,32 @@ def _records(dtype: np.dtype[Any]) -> tuple[np.dtype[np.void], np.dtype[np.void]
 
 @compiled
 def alone(
-    rows: Any, edges: Any, slots: int, table: Any, ids: Any, given: Any, readout: int, held: Any,
-    outputs: Any,
-) -> None:  # fmt: skip
+    rows: Any, edges: Any, told: Any, table: Any, ids: Any, given: Any, held: Any, outputs: Any
+) -> None:
     """Run one sequence.
 
     Args:
       rows: (slots * rows,) records, what makes each at a token, one slot after another: the tokens
         take turns. In a slot those of `given` come first.
       edges: records, whose sources are entries of `held`.
-      slots: how many there are.
-      table: of all rows that look ids up, one after another; behind them 0.
+      told: (slots, outputs) entries of `held`.
+      table: of all rows that look ids up, one after another; behind them -inf and 0.
       ids: (time, tokens).
       given: (time, entries) of vectors.
-      readout: row of the first output.
-      held: (slots * rows,), the last slot of the token before; then of the last tokens.
+      held: (places,), of the tokens before; then of the last tokens.
       outputs: (time, outputs), room for them.
     """
     entries = given.shape[1]
+    slots = len(told)
     count = len(rows) // slots
     for t in range(len(outputs)):
-        now = t % slots * count
+        slot = t % slots
+        now = slot * count
         for k in range(entries):
-            held[now + k] = given[t, k]
-        for q in range(now + entries, now + count):
-            u = rows[q]
+            held[rows[now + k].place] = given[t, k]
+        for r in range(now + entries, now + count):
+            u = rows[r]
+            q = u.place
             if u.kind == ADDED:
                 value = u.bias
                 for k in range(u.first, u.last):
@@ -84,52 +88,80 @@ def alone(
             else:
                 held[q] = u.bias + u.slope * ids[t, u.slot]
         for k in range(outputs.shape[1]):
-            outputs[t, k] = held[now + readout + k] + 0
+            outputs[t, k] = held[told[slot, k]] + 0
+
+
+@part
+def _turn_in(ids: Any, tokens: int, turned: Any) -> None:
+    """Write ids (lanes, tokens, inputs) with lanes last."""
+    for k in range(ids.shape[2]):
+        for i in range(ids.shape[0]):
+            for j in range(tokens):
+                turned[j, k, i] = ids[i, j, k]
+
+
+@part
+def _turn_out(said: Any, tokens: int, outputs: Any) -> None:
+    """Write what was said, lanes last, to outputs (lanes, tokens, outputs)."""
+    if outputs.shape[2] == 1:
+        for i in range(outputs.shape[0]):
+            for j in range(tokens):
+                outputs[i, j, 0] = said[j, 0, i]
+        return
+    for i in range(outputs.shape[0]):
+        for j in range(tokens):
+            for k in range(outputs.shape[2]):
+                outputs[i, j, k] = said[j, k, i]
 
 
 @compiled
 def abreast(
-    rows: Any, edges: Any, slots: int, table: Any, ids: Any, given: Any, readout: int, held: Any,
+    rows: Any, edges: Any, told: Any, table: Any, ids: Any, given: Any, held: Any,
     turned: Any, said: Any, outputs: Any,
 ) -> None:  # fmt: skip
     """Run sequences side by side.
 
     Args:
-      rows: as of `alone`, as are edges, slots, table and readout.
+      rows: as of `alone`, as are edges, told and table.
       edges: see there.
-      slots: see there.
+      told: see there.
       table: see there.
       ids: (lanes, time, tokens).
       given: (lanes, time, entries).
-      readout: see there.
-      held: (slots * rows, lanes), as of `alone`.
-      turned: (some tokens, tokens, lanes) room for ids.
-      said: (some tokens, outputs, lanes) room for outputs: so memory is read in order.
+      held: (places, width), as of `alone`; no narrower than there are lanes, as are the next two.
+      turned: (some tokens, tokens, width) room for ids.
+      said: (some tokens, outputs, width) room for outputs: so memory is read in order.
       outputs: (lanes, time, outputs), room for them.
     """
     entries = given.shape[2]
+    slots = len(told)
     count = len(rows) // slots
     lanes = held.shape[1]
-    zero = table[len(table) - 1]  # of the dtype: numba takes float32 + 0 for float64
+    # Of the dtype: numba takes float32 + 0 for float64.
+    endless = table[len(table) - 2]
+    zero = table[len(table) - 1]
     for start in range(0, outputs.shape[1], len(turned)):
         tokens = min(len(turned), outputs.shape[1] - start)
-        # The innermost loops are long ones: one of a single token takes four times as long.
-        for k in range(ids.shape[2]):
-            for j in range(tokens):
-                for i in range(lanes):
-                    turned[j, k, i] = ids[i, start + j, k]
+        # A loop whose length is known before it is compiled takes half the time.
+        if tokens == BLOCK:
+            _turn_in(ids[:, start : start + BLOCK], BLOCK, turned)
+        else:
+            _turn_in(ids[:, start : start + tokens], tokens, turned)
         for j in range(tokens):
             t = start + j
-            now = t % slots * count
+            slot = t % slots
+            now = slot * count
             for k in range(entries):
-                for i in range(lanes):
-                    held[now + k, i] = given[i, t, k]
-            for q in range(now + entries, now + count):
-                u = rows[q]
+                q = rows[now + k].place
+                for i in range(len(given)):
+                    held[q, i] = given[i, t, k]
+            for r in range(now + entries, now + count):
+                u = rows[r]
+                q = u.place
                 bias = u.bias
                 low = u.low
                 if u.kind == ADDED:
-                    # One pass makes the sum of up to three edges; others take one more each.
+                    # One pass makes the sum of up to three edges, each further one of two more.
                     size = u.last - u.first
                     k = u.first
                     if size == 0:
@@ -159,62 +191,84 @@ def abreast(
                         continue
                     for i in range(lanes):
                         held[q, i] = bias + w * held[p, i] + w2 * held[p2, i] + w3 * held[p3, i]
-                    for e in range(k + 3, u.last):
+                    for e in range(k + 3, u.last, 2):
+                        least = low if e + 2 >= u.last else endless
                         w = edges[e].weight
                         p = edges[e].source
+                        if e + 1 == u.last:
+                            for i in range(lanes):
+                                value = held[q, i] + w * held[p, i]
+                                held[q, i] = value if value > least else least
+                            continue
+                        w2 = edges[e + 1].weight
+                        p2 = edges[e + 1].source
                         for i in range(lanes):
-                            held[q, i] += w * held[p, i]
-                    for i in range(lanes):
-                        value = held[q, i]
-                        held[q, i] = value if value > low else low
+                            value = held[q, i] + w * held[p, i] + w2 * held[p2, i]
+                            held[q, i] = value if value > least else least
                 elif u.kind == MULTIPLIED:
                     p = u.first
                     p2 = u.last
                     for i in range(lanes):
                         held[q, i] = held[p, i] * held[p2, i]
                 elif u.kind == LOOKED_UP:
+                    p = u.slot
+                    p2 = u.first
                     for i in range(lanes):
-                        held[q, i] = table[u.first + int(turned[j, u.slot, i])]
+                        held[q, i] = table[p2 + int(turned[j, p, i])]
                 else:
-                    slope = u.slope
+                    p = u.slot
+                    w = u.slope
                     for i in range(lanes):
-                        held[q, i] = bias + slope * turned[j, u.slot, i]
+                        held[q, i] = bias + w * turned[j, p, i]
             for k in range(outputs.shape[2]):
+                p = told[slot, k]
                 for i in range(lanes):
-                    said[j, k, i] = held[now + readout + k, i] + zero
-        if outputs.shape[2] == 1:
-            for i in range(lanes):
-                for j in range(tokens):
-                    outputs[i, start + j, 0] = said[j, 0, i]
-            continue
-        for i in range(lanes):
-            for j in range(tokens):
-                for k in range(outputs.shape[2]):
-                    outputs[i, start + j, k] = said[j, k, i]
+                    said[j, k, i] = held[p, i] + zero
+        if tokens == BLOCK:
+            _turn_out(said, BLOCK, outputs[:, start : start + BLOCK])
+        else:
+            _turn_out(said, tokens, outputs[:, start : start + tokens])
 
 
 class _Turns(NamedTuple):
     """Rows and edges as the loops take them, where what is only handed on is read where it is.
 
     Attributes:
-      rows: (slots * real,) records.
+      rows: (slots * made rows,) records.
       edges: of all slots.
-      slots: tokens that are held at once.
-      real: rows that are made.
       root: (rows,) by row the number of what it is a copy of, among those that are made; itself.
       lag: (rows,) of how many tokens ago.
+      first: (made rows,) where the first number of each is held, one token behind the other.
+      period: (made rows,) of how many tokens.
+      seen: (rows,) whether what a row has before the first token is read.
     """
 
     rows: Array
     edges: Array
-    slots: int
-    real: int
     root: Array
     lag: Array
+    first: Array
+    period: Array
+    seen: Array
+
+    @property
+    def slots(self) -> int:
+        """Tokens behind which all are held where they were."""
+        return int(self.period.max(initial=1))
+
+    @property
+    def room(self) -> int:
+        """How many numbers are held."""
+        return int(self.period.sum())
 
     def places(self, tokens: int) -> Array:
         """(rows,) where each row is held behind so many tokens."""
-        return np.asarray((tokens - 1 - self.lag) % self.slots * self.real + self.root)
+        return _held(self.first, self.period, self.root, tokens - 1 - self.lag)
+
+
+def _held(first: Array, period: Array, made: Array, token: Array | int) -> Array:
+    """Where numbers of rows that are made are held of a token."""
+    return np.asarray(first[made] + token % period[made])
 
 
 def _turns(rows: Array, edges: Array, kept: Array) -> _Turns:
@@ -223,30 +277,37 @@ def _turns(rows: Array, edges: Array, kept: Array) -> _Turns:
     Args:
       rows: records.
       edges: records.
-      kept: (rows,) 2 where a row is to be made, 1 where a state has it, else 0.
+      kept: (rows,) whether a state has it.
     """
     count = len(rows)
-    copies = (rows["kind"] == ADDED) & (rows["last"] == rows["first"] + 1) & (kept < 2)
+    copies = (rows["kind"] == ADDED) & (rows["last"] == rows["first"] + 1)
     copies &= rows["bias"] == 0
     read = edges[rows["first"][copies]]
     # A ReLU of a ReLU hands it on as well.
     shut = (rows["low"][copies] == 0) & (rows["low"][read["source"]] != 0)
     copies[copies] = (read["weight"] == 1) & ~shut
+    past = np.zeros(len(edges), np.int64)
+    for row in rows[rows["kind"] == ADDED]:
+        past[row["middle"] : row["last"]] = 1
+    seen = np.zeros(count, np.bool_)
+    seen[edges["source"][past == 1]] = True
     root, lag = np.arange(count), np.zeros(count, np.int64)
-    # A state may have different numbers for copies of one row, as it begins: only one has a place.
-    taken = {(row, 0) for row in np.flatnonzero(~copies & (kept == 1)).tolist()}
+    # A state may have different numbers for copies of one row, as it begins: only one has a place,
+    # of those whose numbers are ever read.
+    own = seen & kept
+    taken = {(row, 0) for row in np.flatnonzero(~copies & own).tolist()}
     copied: set[int] = set()
 
     def follow(row: int) -> None:
         source = int(edges["source"][rows["first"][row]])
-        past = int(rows["middle"][row] == rows["first"][row])
-        found = int(root[source]), int(lag[source]) + past
+        behind = int(past[rows["first"][row]])
+        found = int(root[source]), int(lag[source]) + behind
         # In a ring of copies one has to be made: the one that others have been traced to.
         free = row not in copied and found[0] != row
-        if free and found[1] <= MOST_LAG and not (kept[row] and found in taken):
+        if free and found[1] <= MOST_LAG and not (own[row] and found in taken):
             root[row], lag[row] = found
             copied.add(found[0])
-        if kept[row]:
+        if own[row]:
             taken.add((int(root[row]), int(lag[row])))
 
     waiting = set(np.flatnonzero(copies).tolist())
@@ -264,24 +325,29 @@ def _turns(rows: Array, edges: Array, kept: Array) -> _Turns:
     number = np.full(count, -1)
     number[made] = np.arange(len(made))
     root = number[root]
-    past = np.zeros(len(edges), np.int64)
-    for row in rows[rows["kind"] == ADDED]:
-        past[row["middle"] : row["last"]] = 1
     behind = lag[edges["source"]] + past
-    slots = 2 + int(lag.max(initial=0))
+    # Tokens of which a row is held: what is read at its own token alone has one place, so that all
+    # places together are near the core.
+    oldest = np.zeros(len(made), np.int64)
+    np.maximum.at(oldest, root, lag)
+    np.maximum.at(oldest, root[edges["source"]], behind)
+    period = 1 << np.ceil(np.log2(oldest + 1)).astype(np.int64)
+    first = np.cumsum(period) - period
     chosen, parts, ends = rows[made], [], []
     product = chosen["kind"] == MULTIPLIED
-    for slot in range(slots):
-        own, turned = chosen.copy(), edges.copy()
-        turned["source"] = (slot - behind) % slots * len(made) + root[edges["source"]]
-        own["first"][chosen["kind"] == ADDED] += slot * len(edges)
-        own["last"][chosen["kind"] == ADDED] += slot * len(edges)
+    added = chosen["kind"] == ADDED
+    for slot in range(period.max(initial=1)):
+        own_rows, own_edges = chosen.copy(), edges.copy()
+        own_rows["place"] = _held(first, period, np.arange(len(made)), slot)
+        own_edges["source"] = _held(first, period, root[edges["source"]], slot - behind)
+        own_rows["first"][added] += slot * len(edges)
+        own_rows["last"][added] += slot * len(edges)
         for name in ("first", "last"):
-            read = chosen[name][product]
-            own[name][product] = (slot - lag[read]) % slots * len(made) + root[read]
-        parts.append(own)
-        ends.append(turned)
-    return _Turns(np.concatenate(parts), np.concatenate(ends), slots, len(made), root, lag)
+            source = chosen[name][product]
+            own_rows[name][product] = _held(first, period, root[source], slot - lag[source])
+        parts.append(own_rows)
+        ends.append(own_edges)
+    return _Turns(np.concatenate(parts), np.concatenate(ends), root, lag, first, period, seen)
 
 
 class Sweep:
@@ -316,7 +382,6 @@ class Sweep:
         place[inputs:] = first + np.arange(units.count - inputs)
         self._place = place
         self._shown = np.concatenate([leaf.units for leaf in units.leaves])
-        self._readout = int(place[units.readout]) if units.outputs else 0
         row_type, edge_type = _records(number)
         rows = np.zeros(first + units.count - inputs, row_type)
         rows["low"] = -np.inf
@@ -350,12 +415,14 @@ class Sweep:
             row["last"] = len(edges)
         self._rows = rows
         self._edges = np.array(edges or [(0, 0.0)], edge_type)
-        self._table = np.concatenate([*told, np.zeros(1)]).astype(number)
-        kept = np.zeros(len(rows), np.int64)
-        kept[place[self._shown]] = 1
-        outputs = np.arange(self._readout, self._readout + units.outputs)
-        kept[: len(entries)], kept[outputs] = 2, 2
+        self._table = np.concatenate([*told, [-np.inf, 0]]).astype(number)
+        kept = np.zeros(len(rows), np.bool_)
+        kept[place[self._shown]] = True
         self._turns = _turns(self._rows, self._edges, kept)
+        readout = place[units.readout] + np.arange(units.outputs) if units.outputs else []
+        # (slots, outputs) where they are held.
+        held = [self._turns.places(slot + 1)[readout] for slot in range(self._turns.slots)]
+        self._told = np.array(held, np.int64)
 
     def run(
         self, inputs: Sequence[Array], before: Array, threads: int, with_state: bool,
@@ -385,14 +452,13 @@ class Sweep:
             given = np.concatenate(parts, axis=-1).astype(self.number)
         outputs = np.empty((batch, time, self.units.outputs), dtype or self.number)
         turns, count = self._turns, len(self._rows)
-        room = turns.slots * turns.real
-        fit = NEAR // (room * self.number.itemsize)
+        fit = NEAR // (turns.room * self.number.itemsize)
         lanes = min(max(fit // LEAST_LANES, 1) * LEAST_LANES, MOST_LANES)
-        begun = before if before.shape[1] == batch else np.broadcast_to(before, (room, batch))
+        begun = np.broadcast_to(before, (turns.room, batch))
         last = np.zeros((2, count, batch)) if with_state else None
         now, past = turns.places(time), turns.places(time - 1)
-        common = _taken(turns.rows), _taken(turns.edges), turns.slots, self._table
-        readout, (tokens, outs) = int(turns.root[self._readout]), (ids.shape[2], outputs.shape[2])
+        common = _taken(turns.rows), _taken(turns.edges), self._told, self._table
+        tokens, outs = ids.shape[2], outputs.shape[2]
 
         def block(first: int) -> None:
             own = slice(first, min(first + lanes, batch))
@@ -400,16 +466,16 @@ class Sweep:
             if size < FEW:
                 for i in range(first, own.stop):
                     held = begun[:, i].copy()
-                    alone(*common, ids[i], given[i], readout, held, outputs[i])
+                    alone(*common, ids[i], given[i], held, outputs[i])
                     if last is not None:
                         last[:, :, i] = held[now], held[past]
                 return
-            held = begun[:, own].copy()
-            turned = np.empty((BLOCK, tokens, size), self.number)
-            said = np.empty((BLOCK, outs, size), self.number)
-            abreast(*common, ids[own], given[own], readout, held, turned, said, outputs[own])
+            held = self._room(size, turns.room)
+            held[:, :size] = begun[:, own]
+            turned, said = self._room(size, BLOCK, tokens), self._room(size, BLOCK, outs)
+            abreast(*common, ids[own], given[own], held, turned, said, outputs[own])
             if last is not None:
-                last[:, :, own] = held[now], held[past]
+                last[:, :, own] = held[now, :size], held[past, :size]
 
         blocks = range(0, batch, lanes)
         if min(threads, len(blocks)) == 1 or batch * time * count < SHARED:
@@ -420,13 +486,24 @@ class Sweep:
                 list(pool.map(block, blocks))
         return outputs, [] if last is None else self._ended(last)
 
+    def _room(self, lanes: int, *shape: int) -> Array:
+        """Zeros (*shape, lanes or more), which begin where vectors of the processor may."""
+        width = -(-lanes * self.number.itemsize // LINE) * LINE
+        size = math.prod(shape) * width
+        plain = np.zeros(size + LINE, np.uint8)
+        first = -plain.ctypes.data % LINE
+        found = plain[first : first + size].view(self.number)
+        return found.reshape(*shape, width // self.number.itemsize)
+
     def started(self, state: Sequence[Array]) -> Array:
-        """What is held (slots * real rows, batch) at a state: arrays of `Units.leaves`."""
+        """What is held (places, batch) at a state: arrays of `Units.leaves`."""
         turns, units = self._turns, self._shown
-        found = np.zeros((turns.slots * turns.real, len(state[0])), self.number)
+        found = np.zeros((turns.room, len(state[0])), self.number)
         known = np.concatenate(state, axis=1).T + self.number.type(0)
         known = np.where(known < self.units.lows[units, None], 0, known)
-        found[turns.places(0)[self._place[units]]] = known
+        rows = self._place[units]
+        seen = turns.seen[rows]
+        found[turns.places(0)[rows[seen]]] = known[seen]
         return found
 
     def _ended(self, last: Array) -> list[Array]:
