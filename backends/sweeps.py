@@ -456,9 +456,12 @@ class Sweep:
         lanes = min(max(fit // LEAST_LANES, 1) * LEAST_LANES, MOST_LANES)
         begun = np.broadcast_to(before, (turns.room, batch))
         last = np.zeros((2, count, batch)) if with_state else None
-        now, past = turns.places(time), turns.places(time - 1)
         common = _taken(turns.rows), _taken(turns.edges), self._told, self._table
         tokens, outs = ids.shape[2], outputs.shape[2]
+
+        def keep(own: slice | int, held: Array) -> None:
+            if last is not None:
+                last[:, :, own] = held[turns.places(time)], held[turns.places(time - 1)]
 
         def block(first: int) -> None:
             own = slice(first, min(first + lanes, batch))
@@ -467,15 +470,13 @@ class Sweep:
                 for i in range(first, own.stop):
                     held = begun[:, i].copy()
                     alone(*common, ids[i], given[i], held, outputs[i])
-                    if last is not None:
-                        last[:, :, i] = held[now], held[past]
+                    keep(i, held)
                 return
             held = self._room(size, turns.room)
             held[:, :size] = begun[:, own]
             turned, said = self._room(size, BLOCK, tokens), self._room(size, BLOCK, outs)
             abreast(*common, ids[own], given[own], held, turned, said, outputs[own])
-            if last is not None:
-                last[:, :, own] = held[now, :size], held[past, :size]
+            keep(own, held[:, :size])
 
         blocks = range(0, batch, lanes)
         if min(threads, len(blocks)) == 1 or batch * time * count < SHARED:
