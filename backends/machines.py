@@ -1,11 +1,10 @@
 """Machines of the event-driven engine: the units of an exact network on their way."""
 
 import importlib
-import math
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, NamedTuple, cast, final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast, final
 
 import numpy as np
 from scipy import sparse
@@ -53,6 +52,23 @@ NEVER = -1.0
 TURNED = 2
 # Edges of one weight to drives on end from which on they are passed on at once.
 MANY = 8
+# Edges up to which whole sequences run faster by sweeps. Cells go token by token in jax, too, so of
+# them it is by layer. Linear layers do not, so there it is (from so many sequences on, edges): jax
+# is at its best where lanes are too few to fill vectors. CPU seconds by sweeps over those by jax,
+# 1,000 tokens:
+#
+#   program          edges  layers   sequences 1     8    16    64   256
+#   modular_sum(8)      91      12  linear   .63  1.24  1.09   .64   .76
+#   tok2tok(16, 10)    151       7           .65   .85  1.04   .65   .80
+#   tok2tok(28, 10)    235       7           .87  1.00  1.21   .99   .78
+#   tok2tok(40, 10)    319       7          1.16  1.64  1.56  1.16  1.15
+#   histogram(64)      319       1           .73   .54   .52   .55   .55
+#   modular_sum(8)      91      12  rnn      .41   .07   .07   .05   .06
+#   running_max(16)    210       1           .51  1.00   .99   .70   .67
+#   histogram(64)      319       1           .76   .68   .71   .76   .55
+#   running_max(32)    682       1          1.02  1.60  1.62  1.23  1.05
+MOST_OF_A_LAYER: Final = 160
+MOST_EDGES: Final = ((64, 256), (8, 64), (0, 160))
 # Choices of entries of hooks for which sweeps are kept.
 MOST_WATCHED = 8
 
@@ -213,13 +229,15 @@ class Wired:
             self._watching[watched] = found
         return self._watching.get(watched)
 
-    @property
-    def swept_edges(self) -> float:
-        """Edges that a sweep follows at each token; infinite where there is none."""
-        if self._whole is None:
-            return math.inf
-        _, whole = self._whole
-        return float(whole.forward.nnz + whole.back.nnz)
+    def sweeps_faster(self, batch: int) -> bool:
+        """Whether so many whole sequences take less time by a sweep than by jax."""
+        if self._whole is None or not self.compiled:
+            return False
+        stack, whole = self._whole
+        edges = whole.forward.nnz + whole.back.nnz
+        if any(layer.shown is None for layer in stack.layers):
+            return bool(edges <= MOST_OF_A_LAYER * len(stack.layers))
+        return bool(edges <= next(most for least, most in MOST_EDGES if batch >= least))
 
     def drives(self, values: Array) -> Array:
         """(drives,) of all units where they show these values (units,), as the engine has them."""

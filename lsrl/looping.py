@@ -35,9 +35,8 @@ RUNNERS = get_args(RunnerName)
 NOT_COMPARED = "the weights were changed"
 # Sequences of one step up to which it is faster by events, one after another.
 MOST_STEPPED = 8
-# Units of a layer, and edges of a network, up to which whole sequences are faster by events; of
-# many sequences half as many edges.
-MOST_SWEPT, MOST_EDGES = 64, 128
+# Units of a layer up to which it is asked whether whole sequences are faster by events.
+MOST_SWEPT = 128
 
 
 class Looping(ABC):
@@ -166,8 +165,7 @@ class Looping(ABC):
         wired = self._by_events("run", runner, length, narrow) if time else None
         if wired is None:
             return None
-        most = MOST_EDGES if batch <= MOST_STEPPED else MOST_EDGES // 2
-        if runner == "auto" and not (wired.compiled and wired.swept_edges <= most):
+        if runner == "auto" and not wired.sweeps_faster(batch):
             return None
         return wired
 
