@@ -231,13 +231,21 @@ class Wired:
 
     def sweeps_faster(self, batch: int) -> bool:
         """Whether so many whole sequences take less time by a sweep than by jax."""
+        for least, faster in self._faster:
+            if batch >= least:
+                return faster
+        return False
+
+    @cached_property
+    def _faster(self) -> tuple[tuple[int, bool], ...]:
+        """From so many sequences on, the most first: whether sweeps are faster."""
         if self._whole is None or not self.compiled:
-            return False
+            return ()
         stack, whole = self._whole
-        edges = whole.forward.nnz + whole.back.nnz
+        edges = int(whole.forward.nnz + whole.back.nnz)
         if any(layer.shown is None for layer in stack.layers):
-            return bool(edges <= MOST_OF_A_LAYER * len(stack.layers))
-        return bool(edges <= next(most for least, most in MOST_EDGES if batch >= least))
+            return ((0, edges <= MOST_OF_A_LAYER * len(stack.layers)),)
+        return tuple((least, edges <= most) for least, most in MOST_EDGES)
 
     def drives(self, values: Array) -> Array:
         """(drives,) of all units where they show these values (units,), as the engine has them."""

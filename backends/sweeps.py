@@ -240,6 +240,8 @@ class _Turns(NamedTuple):
       lag: (rows,) of how many tokens ago.
       first: (made rows,) where the first number of each is held, one token behind the other.
       period: (made rows,) of how many tokens.
+      slots: tokens behind which all are held where they were.
+      room: how many numbers are held.
       seen: (rows,) whether what a row has before the first token is read.
     """
 
@@ -249,17 +251,9 @@ class _Turns(NamedTuple):
     lag: Array
     first: Array
     period: Array
+    slots: int
+    room: int
     seen: Array
-
-    @property
-    def slots(self) -> int:
-        """Tokens behind which all are held where they were."""
-        return int(self.period.max(initial=1))
-
-    @property
-    def room(self) -> int:
-        """How many numbers are held."""
-        return int(self.period.sum())
 
     def places(self, tokens: int) -> Array:
         """(rows,) where each row is held behind so many tokens."""
@@ -333,10 +327,11 @@ def _turns(rows: Array, edges: Array, kept: Array) -> _Turns:
     np.maximum.at(oldest, root[edges["source"]], behind)
     period = 1 << np.ceil(np.log2(oldest + 1)).astype(np.int64)
     first = np.cumsum(period) - period
+    slots, room = int(period.max(initial=1)), int(period.sum())
     chosen, parts, ends = rows[made], [], []
     product = chosen["kind"] == MULTIPLIED
     added = chosen["kind"] == ADDED
-    for slot in range(period.max(initial=1)):
+    for slot in range(slots):
         own_rows, own_edges = chosen.copy(), edges.copy()
         own_rows["place"] = _held(first, period, np.arange(len(made)), slot)
         own_edges["source"] = _held(first, period, root[edges["source"]], slot - behind)
@@ -347,7 +342,8 @@ def _turns(rows: Array, edges: Array, kept: Array) -> _Turns:
             own_rows[name][product] = _held(first, period, root[source], slot - lag[source])
         parts.append(own_rows)
         ends.append(own_edges)
-    return _Turns(np.concatenate(parts), np.concatenate(ends), root, lag, first, period, seen)
+    all_rows, all_edges = np.concatenate(parts), np.concatenate(ends)
+    return _Turns(all_rows, all_edges, root, lag, first, period, slots, room, seen)
 
 
 class Sweep:
@@ -423,6 +419,8 @@ class Sweep:
         # (slots, outputs) where they are held.
         held = [self._turns.places(slot + 1)[readout] for slot in range(self._turns.slots)]
         self._told = np.array(held, np.int64)
+        fit = NEAR // (self._turns.room * number.itemsize)
+        self._lanes = min(max(fit // LEAST_LANES, 1) * LEAST_LANES, MOST_LANES)
 
     def run(
         self, inputs: Sequence[Array], before: Array, threads: int, with_state: bool,
@@ -451,10 +449,8 @@ class Sweep:
             parts = [inputs[number] for number in self._vectors]
             given = np.concatenate(parts, axis=-1).astype(self.number)
         outputs = np.empty((batch, time, self.units.outputs), dtype or self.number)
-        turns, count = self._turns, len(self._rows)
-        fit = NEAR // (turns.room * self.number.itemsize)
-        lanes = min(max(fit // LEAST_LANES, 1) * LEAST_LANES, MOST_LANES)
-        begun = np.broadcast_to(before, (turns.room, batch))
+        turns, count, lanes = self._turns, len(self._rows), self._lanes
+        alike = before.shape[1] == 1
         last = np.zeros((2, count, batch)) if with_state else None
         common = _taken(turns.rows), _taken(turns.edges), self._told, self._table
         tokens, outs = ids.shape[2], outputs.shape[2]
@@ -468,12 +464,12 @@ class Sweep:
             size = own.stop - first
             if size < FEW:
                 for i in range(first, own.stop):
-                    held = begun[:, i].copy()
+                    held = before[:, 0 if alike else i].copy()
                     alone(*common, ids[i], given[i], held, outputs[i])
                     keep(i, held)
                 return
             held = self._room(size, turns.room)
-            held[:, :size] = begun[:, own]
+            held[:, :size] = before if alike else before[:, own]
             turned, said = self._room(size, BLOCK, tokens), self._room(size, BLOCK, outs)
             abreast(*common, ids[own], given[own], held, turned, said, outputs[own])
             keep(own, held[:, :size])
