@@ -321,6 +321,11 @@ class Network(Hooked, nnx.Module):
         """The network as layers of units, for the event-driven runner; None if it is of no use."""
         return None
 
+    @property
+    def sweeps(self) -> bool:
+        """Whether its units can run one by one over whole sequences, if they are few."""
+        return False
+
     # ------------------------------------------------------------ what else studies ask
 
     def strengths(self, layers: Sequence[Sources]) -> Strengths:

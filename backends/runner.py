@@ -33,6 +33,8 @@ Made = TypeVar("Made")
 MOST_ALONE, MOST_TOGETHER = 1 << 15, 1 << 11
 # Entries of its parameters from which on a network runs faster by events in plain Python.
 PLAIN_FROM = 1 << 20
+# Units of a layer up to which it is asked whether whole sequences are faster unit by unit.
+MOST_SWEPT = 128
 # One token in and one out.
 IDS = Wiring(Feedback("id", 0), (("id", Token(2**31)),), 1)
 
@@ -66,7 +68,7 @@ class Runner:
 
     def __init__(self) -> None:
         self._reader: ParameterReader[Ready] = ParameterReader()
-        self._sized: tuple[Network, bool, int] | None = None
+        self._sized: tuple[Network, bool, bool] | None = None
         self._begun: _Begun | None = None
         self.tokens = self.work = 0
 
@@ -77,15 +79,18 @@ class Runner:
         """Whether a network runs faster by events: compiled always, in plain Python a large one."""
         return self._size(network)[1]
 
-    def width(self, network: Network) -> int:
-        """Of the network, which does not change; to ask it takes as long as a short run."""
+    def sweeps(self, network: Network) -> bool:
+        """Whether its units are of a kind to run one by one over whole sequences, and few.
+
+        That does not change; to ask the network takes as long as a short run.
+        """
         return self._size(network)[2]
 
-    def _size(self, network: Network) -> tuple[Network, bool, int]:
+    def _size(self, network: Network) -> tuple[Network, bool, bool]:
         if self._sized is None or self._sized[0] is not network:
             compiled = importlib.import_module("lsrl.backends.events").COMPILED
             pays = compiled or network.num_parameters >= PLAIN_FROM
-            self._sized = network, pays, network.width
+            self._sized = network, pays, network.sweeps and network.width <= MOST_SWEPT
         return self._sized
 
     def forget(self) -> None:

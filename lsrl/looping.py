@@ -35,8 +35,6 @@ RUNNERS = get_args(RunnerName)
 NOT_COMPARED = "the weights were changed"
 # Sequences of one step up to which it is faster by events, one after another.
 MOST_STEPPED = 8
-# Units of a layer up to which it is asked whether whole sequences are faster by events.
-MOST_SWEPT = 128
 
 
 class Looping(ABC):
@@ -161,8 +159,8 @@ class Looping(ABC):
         """The units to run whole sequences by events, as of `_whole_by_events`."""
         batch, time = arrays[0].shape[:2]
         length = time + (0 if state is None else state.position)
-        narrow = not elsewhere and self._runner.width(self.module) <= MOST_SWEPT
-        wired = self._by_events("run", runner, length, narrow) if time else None
+        few = not elsewhere and self._runner.sweeps(self.module)
+        wired = self._by_events("run", runner, length, few) if time else None
         if wired is None:
             return None
         if runner == "auto" and not wired.sweeps_faster(batch):

@@ -212,6 +212,8 @@ class CellNetwork(Network):
             self.output_bias = parameter(weights.output_bias, dtype)
             definitions = tuple(nnx.split(cell)[0] for cell in cells)
         self.structure = Structure(kind, dtype, kinds, definitions, tuple(patterns.items()))
+        # Of each layer; to ask the cells takes as long as many a step.
+        self._units = tuple(int(layer.recurrent.shape[0]) for layer in weights.layers)
         # Of a token, in the layer that has most of them.
         self._products = max((x.recurrent.size for x in weights.layers), default=0)
 
@@ -298,6 +300,11 @@ class CellNetwork(Network):
         return Stack(UNITS[kind], maps, np.zeros(features), layers, last, bias)
 
     @property
+    def sweeps(self) -> bool:
+        """ReLUs alone can."""
+        return self.structure.kind == "relu"
+
+    @property
     def untrained_entries(self) -> int:
         """One a unit of a cell with gates."""
         return int(self.structure.kind in UNTRAINED)
@@ -311,7 +318,7 @@ class CellNetwork(Network):
     @property
     def width(self) -> int:
         """Hidden units of the widest layer."""
-        return max(int(cell.hidden_features) for cell in self.cells)
+        return max(self._units)
 
     def parameters(self) -> Parameters:
         """The parameters as a pytree, as the pure functions take them."""
@@ -355,7 +362,7 @@ class CellNetwork(Network):
         """The state before the first token: zeros, as flax's `initialize_carry` makes them."""
         # Of numpy: jnp.zeros is a call to the device a layer, longer than a short run takes.
         dtype = jnp.dtype(self.dtype)
-        starts = [np.zeros((*batch_shape, cell.hidden_features), dtype) for cell in self.cells]
+        starts = [np.zeros((*batch_shape, units), dtype) for units in self._units]
         return tuple((h, h) if self.structure.kind == "lstm" else h for h in starts)
 
     def hooks_in(self, state: Tree) -> list[Array]:

@@ -293,6 +293,11 @@ class LinearNetwork(Network):
         found["output_bias"] = Axes("bias", (makes(),))
         return Legend(spaces, found)
 
+    @property
+    def sweeps(self) -> bool:
+        """They can: all are linear, ReLUs or products."""
+        return True
+
     def stack(self) -> Stack:
         """Its layers, with what their outputs read."""
         arrays, structure = self.parameter_arrays(), self.structure
