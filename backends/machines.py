@@ -53,9 +53,9 @@ TURNED = 2
 # Edges of one weight to drives on end from which on they are passed on at once.
 MANY = 8
 # Edges up to which whole sequences run faster by sweeps. Cells go token by token in jax, too, so of
-# them it is by layer. Linear layers do not, so there it is (from so many sequences on, edges): jax
-# is at its best where lanes are too few to fill vectors. CPU seconds by sweeps over those by jax,
-# 1,000 tokens:
+# them it is by layer. Linear layers do not, so there it is (from so many sequences on, edges,
+# tokens together): jax is at its best where lanes are too few to fill vectors and tokens are many. CPU
+# seconds by sweeps over those by jax, 1,000 tokens:
 #
 #   program          edges  layers   sequences 1     8    16    64   256
 #   modular_sum(8)      91      12  linear   .63  1.24  1.09   .64   .76
@@ -67,8 +67,17 @@ MANY = 8
 #   running_max(16)    210       1           .51  1.00   .99   .70   .67
 #   histogram(64)      319       1           .76   .68   .71   .76   .55
 #   running_max(32)    682       1          1.02  1.60  1.62  1.23  1.05
+#
+# Linear, by sequences x tokens:
+#
+#   program          edges    1 x 4000  6 x 1000  1 x 16000  8 x 4000  8 x 16000  16 x 16000
+#   majority             8         .31       .51       1.11       .57        .96         .64
+#   tok2tok(3, 10)      60         .19       .55       1.22       .81       1.45         .74
+#   parity              72         .41      1.31       3.70      1.20       1.67        2.86
+#   tok2tok(12, 10)    123         .90       .83       1.87       .88       1.26        1.18
 MOST_OF_A_LAYER: Final = 160
-MOST_EDGES: Final = ((64, 256), (8, 64), (0, 160))
+ANY: Final = 1 << 62
+MOST_EDGES: Final = ((64, 256, ANY), (16, 64, ANY), (8, 64, 1 << 15), (0, 160, 5000))
 # Choices of entries of hooks for which sweeps are kept.
 MOST_WATCHED = 8
 
@@ -229,23 +238,23 @@ class Wired:
             self._watching[watched] = found
         return self._watching.get(watched)
 
-    def sweeps_faster(self, batch: int) -> bool:
-        """Whether so many whole sequences take less time by a sweep than by jax."""
-        for least, faster in self._faster:
+    def sweeps_faster(self, batch: int, time: int) -> bool:
+        """Whether so many sequences of so many tokens take less time by a sweep than by jax."""
+        for least, most in self._swept:
             if batch >= least:
-                return faster
+                return batch * time <= most
         return False
 
     @cached_property
-    def _faster(self) -> tuple[tuple[int, bool], ...]:
-        """From so many sequences on, the most first: whether sweeps are faster."""
+    def _swept(self) -> tuple[tuple[int, int], ...]:
+        """From so many sequences on, the most first: up to how many tokens sweeps are faster."""
         if self._whole is None or not self.compiled:
             return ()
         stack, whole = self._whole
         edges = int(whole.forward.nnz + whole.back.nnz)
         if any(layer.shown is None for layer in stack.layers):
-            return ((0, edges <= MOST_OF_A_LAYER * len(stack.layers)),)
-        return tuple((least, edges <= most) for least, most in MOST_EDGES)
+            return ((0, ANY if edges <= MOST_OF_A_LAYER * len(stack.layers) else 0),)
+        return tuple((least, tokens if edges <= most else 0) for least, most, tokens in MOST_EDGES)
 
     def drives(self, values: Array) -> Array:
         """(drives,) of all units where they show these values (units,), as the engine has them."""

@@ -163,7 +163,7 @@ class Looping(ABC):
         wired = self._by_events("run", runner, length, few) if time else None
         if wired is None:
             return None
-        if runner == "auto" and not wired.sweeps_faster(batch):
+        if runner == "auto" and not wired.sweeps_faster(batch, time):
             return None
         return wired
 
