@@ -54,8 +54,8 @@ TURNED = 2
 MANY = 8
 # Edges up to which whole sequences run faster by sweeps. Cells go token by token in jax, too, so of
 # them it is by layer. Linear layers do not, so there it is (from so many sequences on, edges,
-# tokens together): jax is at its best where lanes are too few to fill vectors and tokens are many. CPU
-# seconds by sweeps over those by jax, 1,000 tokens:
+# tokens together): jax is at its best where lanes are too few to fill vectors and tokens are many.
+# CPU seconds by sweeps over those by jax, 1,000 tokens:
 #
 #   program          edges  layers   sequences 1     8    16    64   256
 #   modular_sum(8)      91      12  linear   .63  1.24  1.09   .64   .76
