@@ -129,8 +129,8 @@ def abreast(
       ids: (lanes, time, tokens).
       given: (lanes, time, entries).
       held: (places, width), as of `alone`; no narrower than there are lanes, as are the next two.
-      turned: (some tokens, tokens, width) room for ids.
-      said: (some tokens, outputs, width) room for outputs: so memory is read in order.
+      turned: (BLOCK, tokens, width) room for ids.
+      said: (BLOCK, outputs, width) room for outputs: so memory is read in order.
       outputs: (lanes, time, outputs), room for them.
     """
     entries = given.shape[2]
@@ -140,8 +140,8 @@ def abreast(
     # Of the dtype: numba takes float32 + 0 for float64.
     endless = table[len(table) - 2]
     zero = table[len(table) - 1]
-    for start in range(0, outputs.shape[1], len(turned)):
-        tokens = min(len(turned), outputs.shape[1] - start)
+    for start in range(0, outputs.shape[1], BLOCK):
+        tokens = min(BLOCK, outputs.shape[1] - start)
         # A loop whose length is known before it is compiled takes half the time.
         if tokens == BLOCK:
             _turn_in(ids[:, start : start + BLOCK], BLOCK, turned)
